@@ -1,0 +1,295 @@
+"""The one definition of a run's configuration: form, YAML, API and worker derive from it.
+
+Defaults are the paper's (arXiv:2309.06657); descriptions are the help texts people read. Names are the
+paper's: `beta` is the temperature of the target policy (eq. 4), `gamma` the slope of the loss (eq. 8-10);
+they are two separate settings. Must not import torch, transformers or datasets.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
+
+from rso_core.errors import UserError
+from rso_core.vocabulary import Task
+
+SCHEMA_VERSION = 1
+
+LossName = Literal["sigmoid_norm", "hinge", "hinge_norm"]
+PairSource = Literal["direct", "sft_sample_rank", "rso_sample_rank"]
+Ranking = Literal["first_round_rank", "tournament_rank"]
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+PositiveInt = Annotated[int, Field(ge=1, le=10_000_000)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+class Settings(BaseModel):
+    """Base of every part: immutable, unknown names refused, NaN and infinity refused unless allowed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Settings):
+    """Which data a run reads and how conversations are split."""
+
+    preferences: str = Field(description="Preference dataset D_hf: human triplets (prompt, chosen, rejected).")
+    sft: str = Field(
+        description="SFT dataset: prompts with targets. Its training prompts are sampled from; its test targets are the reference of every win rate."
+    )
+    split_seed: int = Field(
+        0,
+        ge=0,
+        lt=2**31,
+        description="Seed of the split. A conversation root is in one split, in every dataset of the run.",
+    )
+    validation_fraction: Fraction = Field(0.1, description="Share of conversations used to select the checkpoint.")
+    test_fraction: Fraction = Field(
+        0.1, description="Share of conversations used for the reported figures, seen by nothing else."
+    )
+    max_prompt_tokens: PositiveInt = Field(
+        512, description="Longer prompts are cut from the left inside their body; the template is kept."
+    )
+    max_response_tokens: PositiveInt = Field(
+        128,
+        description="Longest response to sample. Longer responses in the data are never cut: their rows are left out and counted.",
+    )
+
+    @model_validator(mode="after")
+    def _leave_room_for_training(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1:
+            message = (
+                f"`validation_fraction` + `test_fraction` must be below 1 so that training prompts remain, got "
+                f"{self.validation_fraction} + {self.test_fraction}; lower one of them"
+            )
+            raise ValueError(message)
+        return self
+
+
+class ModelConfig(Settings):
+    """The pretrained model to start from and how its weights are held."""
+
+    base: str = Field(
+        description="Registered model (or, on the command line, a folder or GGUF file) that becomes the policy."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Precision of weights and arithmetic. auto: bfloat16 on a GPU, float32 on a CPU."
+    )
+    method: Literal["full", "lora"] = Field(
+        "full",
+        description="full: every weight is trained, as in the paper. lora: low-rank adapters, merged when a stage ends.",
+    )
+    lora_rank: int = Field(16, ge=1, le=1024, description="Rank of the adapters (lora only).")
+    lora_alpha: float = Field(32, gt=0, le=4096, description="Scale of the adapters (lora only).")
+    prompt_template: Literal["auto", "chat", "plain"] = Field(
+        "auto",
+        description="How a prompt is written for the policy. auto: the tokenizer's chat template for dialogue where there is one, else plain text.",
+    )
+
+
+class TrainingConfig(Settings):
+    """What every training shares."""
+
+    optimizer: Literal["adafactor", "adamw"] = Field(
+        "adafactor", description="Adafactor with parameter scaling and a constant rate, as in the paper."
+    )
+    learning_rate: Rate = Field(1e-5, description="Constant learning rate.")
+    batch_size: PositiveInt = Field(32, description="Examples (in policy fitting and reward training: pairs) per step.")
+    micro_batch_size: PositiveInt = Field(
+        8, description="Examples per forward pass; changes memory and speed, not the step."
+    )
+    epochs: float = Field(1.0, gt=0, le=1000, description="Passes over the training rows.")
+    max_steps: int = Field(
+        0, ge=0, le=10_000_000, description="Stop after this many steps; 0 means no limit beyond the epochs."
+    )
+    max_gradient_norm: float = Field(
+        0.0, ge=0, le=1e6, description="Clip the gradient to this norm; 0 means no clipping."
+    )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="Dropout while training. Off by default so that the step-0 loss can be checked."
+    )
+    checkpoint_every: PositiveInt = Field(50, description="Steps between resumable checkpoints.")
+
+
+class SftConfig(TrainingConfig):
+    """Supervised fine-tuning of the base model into π_sft."""
+
+    enabled: bool = Field(True, description="Off: the base model itself is π_sft.")
+
+
+class RewardConfig(TrainingConfig):
+    """The pairwise text-to-text reward-ranking model ρ_ψ."""
+
+    start_from: Literal["base", "sft", "model"] = Field(
+        "base", description="Weights to start from: the base model, π_sft, or the model named below."
+    )
+    model: str = Field("", description="Registered model to start from (start_from = model).")
+    max_length: PositiveInt = Field(
+        1024,
+        description="Longest context with both responses, in tokens. The context is cut from the left; responses never are.",
+    )
+    order_average: bool = Field(True, description="Average the logits of both orders. The paper uses one order.")
+
+    @model_validator(mode="after")
+    def _model_named(self) -> Self:
+        if (self.start_from == "model") != bool(self.model):
+            message = f"`model` must be named exactly when `start_from` is model, got start_from={self.start_from}, model={self.model!r}"
+            raise ValueError(message)
+        return self
+
+
+class SamplingConfig(Settings):
+    """Candidates from π_sft. Every field is passed explicitly; a model's generation_config never overrides one."""
+
+    num_candidates: int = Field(64, ge=2, le=4096, description="Candidates per prompt.")
+    temperature: float = Field(0.7, gt=0, le=10, description="Sampling temperature.")
+    top_k: int = Field(
+        40, ge=0, le=100_000, description="Sample among the k likeliest tokens; 0 means all (untruncated)."
+    )
+    max_prompts: int = Field(
+        0, ge=0, le=10_000_000, description="Use this many training prompts, drawn by seed; 0 means all."
+    )
+    truncated: Literal["keep", "exclude"] = Field(
+        "keep",
+        description="Candidates that hit the length limit without end-of-sequence: keep (share shown) or exclude.",
+    )
+    prompts_per_shard: int = Field(32, ge=1, le=100_000, description="Prompts per durable piece of work.")
+    batch_size: PositiveInt = Field(64, description="Sequences decoded, or comparisons scored, at once.")
+
+
+class RejectionSamplingConfig(Settings):
+    """Statistical rejection sampling (Algorithm 1)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+
+    beta: float = Field(
+        0.5,
+        ge=0,
+        description="Temperature β of the target policy: 0 keeps the best, infinity draws uniformly. Not the slope of the loss.",
+    )
+    num_samples: int = Field(8, ge=2, le=4096, description="Candidates kept per prompt.")
+
+    @field_serializer("beta", when_used="json")
+    def _infinity_as_text(self, beta: float) -> float | str:
+        return beta if math.isfinite(beta) else "inf"  # JSON has no infinity
+
+
+class PairsConfig(Settings):
+    """Preference pairs for policy fitting."""
+
+    pair_source: PairSource = Field(
+        "rso_sample_rank",
+        description="direct: D_hf as it is. sft_sample_rank: random samples of π_sft, labelled by ρ. rso_sample_rank: samples kept by rejection sampling, labelled by ρ.",
+    )
+    ranking: Ranking = Field(
+        "first_round_rank",
+        description="first_round_rank: n/2 disjoint pairs. tournament_rank: winners go on, n − 1 games.",
+    )
+
+
+class FittingConfig(TrainingConfig):
+    """Policy fitting."""
+
+    loss: LossName = Field(
+        "sigmoid_norm",
+        description="sigmoid_norm (eq. 8) is DPO's loss; hinge (eq. 9) needs no reference; hinge_norm (eq. 10) is the paper's. Elsewhere: TRL `sigmoid` = sigmoid_norm, TRL `hinge` and torchtune `RSOLoss` = hinge_norm.",
+    )
+    gamma: float = Field(
+        0.05,
+        gt=0,
+        le=1000,
+        description="Slope γ of the loss (DPO's beta). Not the temperature β of rejection sampling.",
+    )
+    num_checkpoints: int = Field(2, ge=1, le=100, description="Evenly spaced checkpoints to select from.")
+    select_by: Literal["proxy_win_rate", "last"] = Field(
+        "proxy_win_rate",
+        description="Keep the checkpoint with the highest proxy win rate on validation prompts, or the last.",
+    )
+
+
+class EvaluationConfig(Settings):
+    """What is measured, on test prompts only."""
+
+    max_validation_prompts: int = Field(
+        0, ge=0, le=1_000_000, description="Validation prompts for selecting the checkpoint; 0 means all."
+    )
+    max_test_prompts: int = Field(
+        0, ge=0, le=1_000_000, description="Test prompts for the reported figures; 0 means all."
+    )
+    temperature: float = Field(0.7, gt=0, le=10, description="Temperature of the evaluated responses.")
+    top_k: int = Field(40, ge=0, le=100_000, description="Top-k of the evaluated responses; 1 is greedy.")
+    gold: Literal["none", "mini_tldr"] = Field("none", description="mini_tldr: exact gold reward of the built-in task.")
+    bootstrap_draws: int = Field(2000, ge=200, le=100_000, description="Bootstrap draws of the 95 % intervals.")
+
+
+class RunConfig(Settings):
+    """One run: everything from preference data to an evaluated policy."""
+
+    name: str = Field(min_length=1, max_length=120, description="What you will recognise this run by.")
+    task: Task = Field(description="Selects the templates of policy and reward model.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random in the run except the split.")
+    data: DataConfig
+    model: ModelConfig
+    sft: SftConfig = SftConfig()
+    reward: RewardConfig = RewardConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    rejection_sampling: RejectionSamplingConfig = RejectionSamplingConfig()
+    pairs: PairsConfig = PairsConfig()
+    fitting: FittingConfig = FittingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _enough_candidates(self) -> Self:
+        if self.rejection_sampling.num_samples > self.sampling.num_candidates:
+            message = (
+                f"`rejection_sampling.num_samples` must be at most `sampling.num_candidates`, got "
+                f"{self.rejection_sampling.num_samples} of {self.sampling.num_candidates}"
+            )
+            raise ValueError(message)
+        return self
+
+
+# The three presets of the paper a form offers first: what differs from the defaults.
+PRESETS: dict[str, dict[str, dict[str, str]]] = {
+    "RSO": {"pairs": {"pair_source": "rso_sample_rank"}, "fitting": {"loss": "sigmoid_norm"}},
+    "DPO": {"pairs": {"pair_source": "direct"}, "fitting": {"loss": "sigmoid_norm"}},
+    "SLiC": {"pairs": {"pair_source": "sft_sample_rank", "ranking": "tournament_rank"}, "fitting": {"loss": "hinge"}},
+}
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """Return a pydantic error as sentences: which field, what is wrong, what was received."""
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "configuration"
+        received = "" if item["type"] == "missing" else f" (received {item['input']!r})"
+        lines.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{received}")
+    return "\n".join(lines)
+
+
+def parse_run_config(text: str) -> RunConfig:
+    """Return the configuration written in YAML (or JSON). Raises UserError naming every wrong field."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        message = f"the recipe is not valid YAML: {error}"
+        raise UserError(message) from error
+    if not isinstance(values, dict):
+        message = f"a recipe is a mapping of settings (name, task, data, model, …), received {type(values).__name__}"
+        raise UserError(message)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(describe_validation_error(error)) from error
+
+
+def load_run_config(path: Path) -> RunConfig:
+    """Return the configuration in the recipe file at `path`."""
+    return parse_run_config(path.read_text(encoding="utf-8"))
+
+
+def dump_run_config(config: RunConfig) -> str:
+    """Return `config` as YAML that `parse_run_config` reads back to the same value."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

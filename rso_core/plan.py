@@ -1,0 +1,462 @@
+"""Turn a run's configuration into the graph of stages that makes and evaluates one policy.
+
+The web, the command line and the tests use the same plan. A stage's fingerprint is the SHA-256 of its kind,
+its configuration, its inputs and the version of its code, so equal work has one fingerprint whichever run
+asks for it. Must not import torch, transformers or datasets.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rso_core.artifacts import ArtifactStore, read_table
+from rso_core.config import RunConfig
+from rso_core.errors import UserError
+from rso_core.vocabulary import SPLITS, Split, canonical_json, split_of
+
+Queue = Literal["gpu", "cpu"]
+
+# Raise a stage's number when a change of its code changes its output.
+CODE_VERSIONS: dict[str, int] = {
+    "length_profile": 1,
+    "sft": 1,
+    "reward_training": 1,
+    "sampling": 1,
+    "scoring": 1,
+    "rejection_sampling": 1,
+    "preference_pairs": 1,
+    "reference_log_probs": 1,
+    "policy_fitting": 1,
+    "checkpoint_selection": 1,
+    "generation": 1,
+    "win_rate": 1,
+    "report": 1,
+    # Not part of a run: work the product does before one.
+    "import_dataset": 1,
+    "import_model": 1,
+}
+CPU_KINDS = frozenset({"length_profile", "rejection_sampling", "report", "import_dataset", "import_model"})
+TITLES: dict[str, str] = {
+    "length_profile": "length profile",
+    "sft": "SFT",
+    "reward_training": "reward model",
+    "sampling": "sampling",
+    "scoring": "scoring",
+    "rejection_sampling": "rejection sampling",
+    "preference_pairs": "pairs",
+    "reference_log_probs": "reference log-probs",
+    "policy_fitting": "policy fitting",
+    "checkpoint_selection": "checkpoint selection",
+    "generation": "generation",
+    "win_rate": "win rate",
+    "report": "report",
+    "import_dataset": "dataset import",
+    "import_model": "model import",
+}
+
+
+def fingerprint_of(kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Return the SHA-256 that identifies a piece of work.
+
+    `inputs` maps each input name to the fingerprint of the stage that makes it, or to the digest of an
+    imported dataset or model.
+    """
+    value = [kind, CODE_VERSIONS[kind], config, inputs]
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage of a plan. `needs` maps input names to keys of stages, `digests` to imported artifacts."""
+
+    key: str
+    kind: str
+    config: dict[str, Any]
+    needs: dict[str, str]
+    digests: dict[str, str]
+    fingerprint: str
+    shards: int = 1
+    work: str = ""  # counted work, for people: "400 prompts × 64 candidates"
+
+    @property
+    def queue(self) -> Queue:
+        """Return the Celery queue the stage belongs on."""
+        return "cpu" if self.kind in CPU_KINDS else "gpu"
+
+    @property
+    def title(self) -> str:
+        """Return the stage's name for people."""
+        return TITLES[self.kind]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a run in an order in which they can be executed, and what was counted to make it."""
+
+    stages: tuple[PlannedStage, ...]
+    counts: dict[str, int]
+    warnings: tuple[str, ...] = ()
+
+    def stage(self, key: str) -> PlannedStage:
+        """Return the stage with this key."""
+        return next(stage for stage in self.stages if stage.key == key)
+
+
+class RunData:
+    """The imported datasets and models of a run: digests, and how many prompts each split holds.
+
+    `datasets` and `models` map the references written in the configuration to artifact digests.
+    """
+
+    def __init__(self, store: ArtifactStore, datasets: Mapping[str, str], models: Mapping[str, str]) -> None:
+        self._store = store
+        self._datasets = datasets
+        self._models = models
+
+    def dataset(self, reference: str) -> str:
+        """Return the digest of a dataset. Raises UserError when no dataset has that name."""
+        return _look_up(self._datasets, reference, "dataset")
+
+    def model(self, reference: str) -> str:
+        """Return the digest of a model. Raises UserError when no model has that name."""
+        return _look_up(self._models, reference, "model")
+
+    def prompts_by_split(self, reference: str, split_config: Mapping[str, Any]) -> dict[Split, set[str]]:
+        """Return the prompt ids of a dataset in each split."""
+        table = read_table(self._store.files(self.dataset(reference)), ["prompt_id", "root"])
+        return split_prompts(zip(table["prompt_id"].to_pylist(), table["root"].to_pylist(), strict=True), split_config)
+
+    def rows_in(self, reference: str, split: Split, split_config: Mapping[str, Any]) -> int:
+        """Return how many rows of a dataset are in a split."""
+        roots = read_table(self._store.files(self.dataset(reference)), ["root"])["root"].to_pylist()
+        splits = {root: assign_split(root, split_config) for root in set(roots)}
+        return sum(splits[root] == split for root in roots)
+
+
+def _look_up(known: Mapping[str, str], reference: str, what: str) -> str:
+    if reference not in known:
+        message = f"no {what} is called {reference!r}; known: {', '.join(sorted(known)) or 'none yet'}. Import it first"
+        raise UserError(message)
+    return known[reference]
+
+
+def assign_split(root: str, split_config: Mapping[str, Any]) -> Split:
+    """Return the split of a conversation root under the `split` part of a stage's configuration."""
+    return split_of(
+        root,
+        seed=split_config["seed"],
+        validation_fraction=split_config["validation_fraction"],
+        test_fraction=split_config["test_fraction"],
+    )
+
+
+def split_prompts(pairs: Iterable[tuple[str, str]], split_config: Mapping[str, Any]) -> dict[Split, set[str]]:
+    """Return the prompt ids of each split, from (prompt id, conversation root) pairs."""
+    found: dict[Split, set[str]] = {split: set() for split in SPLITS}
+    for prompt, root in set(pairs):
+        found[assign_split(root, split_config)].add(prompt)
+    return found
+
+
+def choose_prompts(prompt_ids: Collection[str], limit: int, seed: int) -> list[str]:
+    """Return `limit` prompt ids (0: all) drawn by seed, in an order that depends on nothing else."""
+    ordered = sorted(prompt_ids, key=lambda item: hashlib.sha256(f"{seed}:{item}".encode()).digest())
+    return ordered[:limit] if limit else ordered
+
+
+@dataclass
+class _Builder:
+    """Collects stages; a stage may need only stages added before it."""
+
+    stages: dict[str, PlannedStage] = field(default_factory=dict)
+
+    def add(
+        self,
+        key: str,
+        kind: str,
+        config: dict[str, Any],
+        *,
+        needs: dict[str, str] | None = None,
+        digests: dict[str, str] | None = None,
+        shards: int = 1,
+        work: str = "",
+    ) -> str:
+        needs, digests = needs or {}, digests or {}
+        inputs = {name: self.stages[stage].fingerprint for name, stage in needs.items()} | digests
+        fingerprint = fingerprint_of(kind, config, inputs)
+        self.stages[key] = PlannedStage(key, kind, config, needs, digests, fingerprint, shards, work)
+        return key
+
+
+def split_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the part of the configuration that decides every split of the run."""
+    return {
+        "seed": config.data.split_seed,
+        "validation_fraction": config.data.validation_fraction,
+        "test_fraction": config.data.test_fraction,
+    }
+
+
+def build_plan(config: RunConfig, data: RunData) -> Plan:
+    """Return the stages of a run. Raises UserError when data is missing, splits overlap or a split is empty."""
+    split = split_settings(config)
+    prompts = data.prompts_by_split(config.data.sft, split)
+    human = data.prompts_by_split(config.data.preferences, split)
+    _refuse_overlap(prompts, human)
+    counts = _counts(config, data, prompts, split)
+    return _Planner(config, data, split, counts).build()
+
+
+def _refuse_overlap(*datasets: Mapping[Split, set[str]]) -> None:
+    """Raise UserError when a prompt is in two splits (roots come from a mapped column, or texts differ in root)."""
+    union = {split: set().union(*(dataset[split] for dataset in datasets)) for split in SPLITS}
+    for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        shared = union[first] & union[second]  # type: ignore[index]
+        if shared:
+            message = (
+                f"{len(shared)} prompts would be in both {first} and {second} (for example {sorted(shared)[0]}): the same prompt "
+                f"text belongs to different conversation roots. Import the data again without the root column, or with one "
+                f"that gives equal prompts equal roots"
+            )
+            raise UserError(message)
+
+
+def _counts(
+    config: RunConfig, data: RunData, prompts: Mapping[Split, set[str]], split: Mapping[str, Any]
+) -> dict[str, int]:
+    def limited(available: int, limit: int) -> int:
+        return min(available, limit) if limit else available
+
+    counts = {
+        "train_prompts": limited(len(prompts["train"]), config.sampling.max_prompts),
+        "validation_prompts": limited(len(prompts["validation"]), config.evaluation.max_validation_prompts),
+        "test_prompts": limited(len(prompts["test"]), config.evaluation.max_test_prompts),
+        "sft_rows": data.rows_in(config.data.sft, "train", split),
+        "preference_train_pairs": data.rows_in(config.data.preferences, "train", split),
+        "preference_test_pairs": data.rows_in(config.data.preferences, "test", split),
+    }
+    for name, count in counts.items():
+        if count == 0 and name != "preference_test_pairs":
+            message = f"there are no {name.replace('_', ' ')}: give that split a larger fraction, or import more data"
+            raise UserError(message)
+    return counts
+
+
+class _Planner:
+    """Adds the stages of one run, each with just the settings it depends on, so that runs share stages."""
+
+    def __init__(self, config: RunConfig, data: RunData, split: dict[str, Any], counts: dict[str, int]) -> None:
+        self.config, self.data, self.split, self.counts = config, data, split, counts
+        self.plan = _Builder()
+        self.sft_data = {"sft": data.dataset(config.data.sft)}
+        self.preferences = {"preferences": data.dataset(config.data.preferences)}
+        self.base = {"base": data.model(config.model.base)}
+        self.limits = {
+            "task": config.task,
+            "prompt_template": config.model.prompt_template,
+            "max_prompt_tokens": config.data.max_prompt_tokens,
+            "max_response_tokens": config.data.max_response_tokens,
+        }
+        self.weights = config.model.model_dump(include={"dtype", "method", "lora_rank", "lora_alpha"})
+        self.reward_limits = {
+            "task": config.task,
+            "max_length": config.reward.max_length,
+            "order_average": config.reward.order_average,
+            "dtype": config.model.dtype,
+            "batch_size": config.sampling.batch_size,
+        }
+
+    def build(self) -> Plan:
+        profile = {**self.limits, "max_length": self.config.reward.max_length, "split": self.split}
+        self.plan.add("length_profile", "length_profile", profile, digests=self.base | self.sft_data | self.preferences)
+        self._add_sft()
+        self._add_reward_training()
+        pairs = self._add_pairs()
+        self._add_fitting(pairs)
+        self._add_evaluation()
+        return Plan(tuple(self.plan.stages.values()), self.counts)
+
+    def _add_sft(self) -> None:
+        sft = self.config.sft
+        training = sft.model_dump(mode="json")
+        self.plan.add(
+            "sft",
+            "sft",
+            {**self.limits, **self.weights, "split": self.split, "seed": self.config.seed, "training": training},
+            digests=self.base | self.sft_data,
+            work=f"{self.counts['sft_rows']} targets × {sft.epochs:g} epochs"
+            if sft.enabled
+            else "the base model as it is",
+        )
+
+    def _add_reward_training(self) -> None:
+        reward = self.config.reward
+        training = reward.model_dump(mode="json", exclude={"model", "order_average", "max_length"})
+        config = {
+            **self.reward_limits,
+            **self.weights,
+            "split": self.split,
+            "seed": self.config.seed,
+            "training": training,
+        }
+        needs = {"base": "sft"} if reward.start_from == "sft" else {}
+        digests = {} if reward.start_from == "sft" else dict(self.base)
+        if reward.start_from == "model":
+            digests = {"base": self.data.model(reward.model)}
+        self.plan.add(
+            "reward_training",
+            "reward_training",
+            config,
+            needs=needs,
+            digests=digests | self.preferences,
+            work=f"{self.counts['preference_train_pairs']} human pairs × {reward.epochs:g} epochs",
+        )
+
+    def _add_pool(self) -> None:
+        sampling = self.config.sampling
+        shards = -(-self.counts["train_prompts"] // sampling.prompts_per_shard)
+        work = f"{self.counts['train_prompts']} prompts × {sampling.num_candidates} candidates"
+        self.plan.add(
+            "sampling",
+            "sampling",
+            {
+                **self.limits,
+                "dtype": self.config.model.dtype,
+                "split": self.split,
+                "seed": self.config.seed,
+                "sampling": sampling.model_dump(mode="json", exclude={"truncated"}),
+            },
+            needs={"policy": "sft"},
+            digests=self.sft_data,
+            shards=shards,
+            work=work,
+        )
+        if self.config.pairs.pair_source == "rso_sample_rank":
+            self.plan.add(
+                "scoring",
+                "scoring",
+                self.reward_limits,
+                needs={"reward_model": "reward_training", "pool": "sampling"},
+                shards=shards,
+                work=f"{work}, against a baseline" + (", both orders" if self.config.reward.order_average else ""),
+            )
+
+    def _add_pairs(self) -> str:
+        source = self.config.pairs.pair_source
+        if source == "direct":
+            return self.plan.add(
+                "pairs",
+                "preference_pairs",
+                {**self.limits, "pair_source": "direct", "split": self.split},
+                needs={"policy": "sft"},
+                digests=self.preferences,
+                work=f"{self.counts['preference_train_pairs']} human pairs",
+            )
+        self._add_pool()
+        # The random control is rejection sampling at β = ∞, and with one seed it is exactly that.
+        selection = self.config.rejection_sampling.model_dump(mode="json")
+        needs = {"pool": "sampling"}
+        if source == "sft_sample_rank":
+            selection["beta"] = "inf"
+        else:
+            needs["scores"] = "scoring"
+        self.plan.add(
+            "rejection_sampling",
+            "rejection_sampling",
+            {**selection, "truncated": self.config.sampling.truncated, "seed": self.config.seed},
+            needs=needs,
+            work=f"{self.counts['train_prompts']} prompts, {self.config.sampling.num_candidates} → {selection['num_samples']}",
+        )
+        return self.plan.add(
+            "pairs",
+            "preference_pairs",
+            {
+                **self.reward_limits,
+                "pair_source": "samples",
+                "ranking": self.config.pairs.ranking,
+                "seed": self.config.seed,
+            },
+            needs={"kept": "rejection_sampling", "reward_model": "reward_training"},
+            work=f"{self.counts['train_prompts']} prompts × {_games(self.config)} games",
+        )
+
+    def _add_fitting(self, pairs: str) -> None:
+        fitting = self.config.fitting
+        self.plan.add(
+            "reference_log_probs",
+            "reference_log_probs",
+            {**self.limits, "dtype": self.config.model.dtype, "batch_size": fitting.micro_batch_size},
+            needs={"policy": "sft", "pairs": pairs},
+            work="once per distinct response",
+        )
+        training = fitting.model_dump(mode="json", exclude={"select_by"})
+        self.plan.add(
+            "policy_fitting",
+            "policy_fitting",
+            {**self.limits, **self.weights, "seed": self.config.seed, "training": training},
+            needs={"policy": "sft", "pairs": pairs, "reference": "reference_log_probs"},
+            work=f"{fitting.epochs:g} epochs, {fitting.batch_size} pairs a step",
+        )
+        self.plan.add(
+            "checkpoint_selection",
+            "checkpoint_selection",
+            {
+                **self._generation("validation", self.config.evaluation.max_validation_prompts),
+                "reward": self.reward_limits,
+                "select_by": fitting.select_by,
+            },
+            needs={"checkpoints": "policy_fitting", "reward_model": "reward_training"},
+            digests=self.sft_data,
+            work=f"{fitting.num_checkpoints} checkpoints × {self.counts['validation_prompts']} validation prompts",
+        )
+
+    def _generation(self, split: Split, max_prompts: int) -> dict[str, Any]:
+        evaluation = self.config.evaluation
+        return {
+            **self.limits,
+            "dtype": self.config.model.dtype,
+            "split": self.split,
+            "seed": self.config.seed,
+            "use_split": split,
+            "max_prompts": max_prompts,
+            "temperature": evaluation.temperature,
+            "top_k": evaluation.top_k,
+            "batch_size": self.config.sampling.batch_size,
+        }
+
+    def _add_evaluation(self) -> None:
+        evaluation = self.config.evaluation
+        for key, policy in (("sft", "sft"), ("policy", "checkpoint_selection")):
+            self.plan.add(
+                f"generation_{key}",
+                "generation",
+                self._generation("test", evaluation.max_test_prompts),
+                needs={"policy": policy},
+                digests=self.sft_data,
+                work=f"{self.counts['test_prompts']} test prompts",
+            )
+            self.plan.add(
+                f"win_rate_{key}",
+                "win_rate",
+                {
+                    **self.reward_limits,
+                    "gold": evaluation.gold,
+                    "bootstrap_draws": evaluation.bootstrap_draws,
+                    "seed": self.config.seed,
+                },
+                needs={"responses": f"generation_{key}", "reward_model": "reward_training"},
+                work=f"{self.counts['test_prompts']} comparisons with the SFT target",
+            )
+        self.plan.add(
+            "report",
+            "report",
+            {"bootstrap_draws": evaluation.bootstrap_draws, "seed": self.config.seed},
+            needs={"sft": "win_rate_sft", "policy": "win_rate_policy"},
+            work="paired difference, lengths, side-by-sides",
+        )
+
+
+def _games(config: RunConfig) -> int:
+    kept = config.rejection_sampling.num_samples
+    return kept // 2 if config.pairs.ranking == "first_round_rank" else kept - 1

@@ -1,0 +1,3 @@
+"""Addresses of datasets, models and runs."""
+
+urlpatterns: list[object] = []
