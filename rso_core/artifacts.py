@@ -9,6 +9,7 @@ a local cache in front of it. Knows nothing of what the files mean.
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from rso_core.vocabulary import canonical_json
 MANIFEST = "manifest.json"
 ROWS = "rows.arrow"
 _CHUNK = 1 << 20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 Row = dict[str, Any]
 
@@ -175,7 +177,7 @@ class ArtifactStore:
         return [folder / name for folder in folders]
 
     def _local(self, digest: str) -> Path:
-        if len(digest) != 64 or not all(c in "0123456789abcdef" for c in digest):
+        if not _DIGEST.fullmatch(digest):
             message = f"an artifact digest is 64 hexadecimal digits, got {digest!r}"
             raise ValueError(message)
         return self.root / "objects" / digest[:2] / digest

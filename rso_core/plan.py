@@ -215,7 +215,7 @@ def _refuse_overlap(*datasets: Mapping[Split, set[str]]) -> None:
         shared = union[first] & union[second]  # type: ignore[index]
         if shared:
             message = (
-                f"{len(shared)} prompts would be in both {first} and {second} (for example {sorted(shared)[0]}): the same prompt "
+                f"{len(shared)} prompts would be in both {first} and {second} (for example {min(shared)}): the same prompt "
                 f"text belongs to different conversation roots. Import the data again without the root column, or with one "
                 f"that gives equal prompts equal roots"
             )
