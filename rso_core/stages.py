@@ -1,0 +1,163 @@
+"""Execute one stage, or one shard of it: read input artifacts, do the work, commit the output artifact.
+
+One function per kind, in `stages_data` (imports, lengths), `stages_training` (SFT, reward model, fitting) and
+`stages_sampling` (candidates, rewards, pairs, evaluation). The functions take a `Job` and return the summary;
+what they write is a pure function of configuration, inputs and thread count: artifacts hold no timings.
+"""
+
+import importlib
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from rso_core.artifacts import ROWS, ArtifactStore, Row, iterate_rows, write_rows
+from rso_core.plan import CODE_VERSIONS, assign_split, choose_prompts
+from rso_core.protocol import Event, Log, Progress, Result, StageSpec
+
+if TYPE_CHECKING:
+    from rso_core.models import LanguageModel
+
+Emit = Callable[[Event], None]
+
+_MODULES = {
+    "stages_data": ("import_dataset", "import_model", "length_profile"),
+    "stages_training": ("sft", "reward_training", "reference_log_probs", "policy_fitting", "checkpoint_selection"),
+    "stages_sampling": ("sampling", "scoring", "rejection_sampling", "preference_pairs"),
+    "stages_evaluation": ("generation", "win_rate", "report"),
+}
+
+
+@dataclass
+class ModelCache:
+    """Keeps the last few loaded models, so that the shards of a stage share one load."""
+
+    size: int = 2
+    _models: dict[tuple[str, str, str], "LanguageModel"] = field(default_factory=dict)
+
+    def load(self, folder: Path, digest: str, dtype: str) -> "LanguageModel":
+        """Return the model in `folder` in evaluation mode; callers must not change its weights."""
+        from rso_core.models import load
+
+        key = (digest, str(folder), dtype)
+        if key not in self._models:
+            while len(self._models) >= self.size:
+                self._models.pop(next(iter(self._models)))
+            self._models[key] = load(folder, dtype=dtype)
+        return self._models[key]
+
+
+@dataclass
+class Job:
+    """Everything a stage function may touch."""
+
+    spec: StageSpec
+    store: ArtifactStore
+    staging: Path
+    emit: Emit
+    models: ModelCache
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Return the stage's configuration."""
+        return self.spec.config
+
+    @cached_property
+    def checkpoints(self) -> Path:
+        """Return the folder of the stage's resumable checkpoints."""
+        return self.store.checkpoints(self.spec.fingerprint)
+
+    def files(self, name: str, file: str = ROWS) -> list[Path]:
+        """Return the row files of an input, all parts in order."""
+        return self.store.files(self.spec.inputs[name], file)
+
+    def shard_file(self, name: str) -> Path:
+        """Return the row file of the part of a sharded input that belongs to this shard."""
+        return self.files(name)[self.spec.shard_index]
+
+    def model_folder(self, name: str) -> Path:
+        """Return the folder of an input model."""
+        return self.store.path(self.spec.inputs[name]) / "model"
+
+    def model(self, name: str, *, dtype: str | None = None) -> "LanguageModel":
+        """Return an input model, loaded in evaluation mode and kept for the next shard."""
+        return self.models.load(self.model_folder(name), self.spec.inputs[name], dtype or self.config["dtype"])
+
+    def write(self, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> int:
+        """Write the output rows and return how many."""
+        return write_rows(self.staging / ROWS, rows, schema, batch_size=256)
+
+    def log(self, message: str, *, warning: bool = False) -> None:
+        """Tell people something."""
+        self.emit(Log(message=message, level="warning" if warning else "info"))
+
+
+class Counter:
+    """Reports how many units of a known total are done, at most twice a second, with tokens a second."""
+
+    def __init__(self, job: Job, total: int, unit: str) -> None:
+        self._emit, self._total, self._unit = job.emit, total, unit
+        self._done = self._tokens = 0
+        self._start = time.monotonic()
+        self._last = 0.0
+        self._report()
+
+    def add(self, units: int = 1, tokens: int = 0) -> None:
+        """Count finished units and the tokens they took."""
+        self._done += units
+        self._tokens += tokens
+        if self._done >= self._total or time.monotonic() - self._last > 0.5:
+            self._report()
+
+    def _report(self) -> None:
+        self._last = time.monotonic()
+        rate = self._tokens / max(self._last - self._start, 1e-9) if self._tokens else None
+        self._emit(Progress(done=self._done, total=self._total, unit=self._unit, tokens_per_second=rate))
+
+
+def execute(spec: StageSpec, store: ArtifactStore, emit: Emit, models: ModelCache | None = None) -> Result:
+    """Do the work of `spec` and return the digest of its artifact with a summary.
+
+    Raises UserError, OutOfMemoryError or TransientError (see `rso_core.errors`); nothing is left behind.
+    """
+    from rso_core.models import set_threads_and_seed
+
+    if spec.kind not in CODE_VERSIONS:
+        message = f"`kind` must be one of {', '.join(CODE_VERSIONS)}, got {spec.kind!r}"
+        raise ValueError(message)
+    if spec.kind not in {"rejection_sampling", "report", "import_dataset"}:
+        set_threads_and_seed(int(spec.config.get("seed", 0)))
+    staging = store.staging()
+    job = Job(spec, store, staging, emit, models or ModelCache())
+    try:
+        summary = _function(spec.kind)(job)
+        digest = store.commit(staging, kind=spec.kind)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return Result(digest=digest, summary=summary)
+
+
+def _function(kind: str) -> Callable[[Job], dict[str, Any]]:
+    module = next(name for name, kinds in _MODULES.items() if kind in kinds)
+    function: Callable[[Job], dict[str, Any]] = getattr(importlib.import_module(f"rso_core.{module}"), kind)
+    return function
+
+
+def rows_of_split(files: Sequence[Path], split: str, settings: Mapping[str, Any]) -> list[Row]:
+    """Return the rows of a dataset whose conversation is in `split`."""
+    return [row for row in iterate_rows(files) if assign_split(row["root"], settings) == split]
+
+
+def prompts_of_split(
+    files: Sequence[Path], split: str, settings: Mapping[str, Any], *, limit: int, seed: int
+) -> list[Row]:
+    """Return one row for each distinct prompt of a split: `limit` of them (0: all), drawn and ordered by seed."""
+    first: dict[str, Row] = {}
+    for row in rows_of_split(files, split, settings):
+        first.setdefault(row["prompt_id"], row)
+    return [first[prompt] for prompt in choose_prompts(first, limit, seed)]
