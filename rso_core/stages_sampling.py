@@ -1,0 +1,337 @@
+"""The stages between π_sft and its training pairs: sampling, scoring, rejection sampling, pairs.
+
+Rows are keyed by (prompt_id, sample_index) end to end; responses travel as token ids.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rso_core.artifacts import Row, iterate_rows
+from rso_core.errors import UserError
+from rso_core.stages import Counter, Job, prompts_of_split, rows_of_split
+from rso_core.vocabulary import text_digest
+
+_TOKENS = pa.list_(pa.int32())
+CANDIDATE = pa.struct(
+    [("sample_index", pa.int32()), ("text", pa.string()), ("token_ids", _TOKENS), ("truncated", pa.bool_())]
+)
+_PROMPT = [("prompt_id", pa.string()), ("prompt", pa.string()), ("messages", pa.string()), ("prompt_token_ids", _TOKENS)]
+POOL = pa.schema([*_PROMPT, ("candidates", pa.list_(CANDIDATE)), ("baseline", CANDIDATE)])
+SCORES = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("rewards", pa.list_(pa.float64())),
+        ("logit_first", pa.list_(pa.float64())),
+        ("logit_second", pa.list_(pa.float64())),
+        ("outside_mass", pa.list_(pa.float64())),
+    ]
+)
+KEPT = pa.schema(
+    [
+        *_PROMPT,
+        ("kept", pa.list_(CANDIDATE)),
+        ("rounds", pa.list_(pa.int32())),
+        ("kept_rewards", pa.list_(pa.float64())),
+        *((name, pa.float64()) for name in ("observed", "expected", "theorem1", "ess")),
+        *((name, pa.int32()) for name in ("trials", "accepted", "num_rounds", "distinct")),
+        ("short", pa.bool_()),
+    ]
+)
+PAIRS = pa.schema(
+    [
+        ("index", pa.int32()),
+        *_PROMPT,
+        ("chosen", pa.string()),
+        ("rejected", pa.string()),
+        ("chosen_token_ids", _TOKENS),
+        ("rejected_token_ids", _TOKENS),
+        ("chosen_index", pa.int32()),
+        ("rejected_index", pa.int32()),
+        ("probability", pa.float64()),
+        ("row_id", pa.int64()),
+    ]
+)
+
+
+def prompt_seed(seed: int, purpose: str, prompt_id: str) -> int:
+    """Return the seed of one prompt's draws: the same whatever shard or batch the prompt is in."""
+    return int(text_digest(f"{seed}:{purpose}:{prompt_id}"), 16) >> 1
+
+
+def policy_prompt(job: Job, tokenizer: Any, family: str, messages: str) -> Any:
+    """Return the policy's token ids of a prompt under the stage's template and length limit."""
+    import json
+
+    from rso_core.templates import policy_prompt_ids
+
+    return policy_prompt_ids(
+        tokenizer, family, json.loads(messages), task=job.config["task"],
+        prompt_template=job.config["prompt_template"], max_tokens=job.config["max_prompt_tokens"],
+    )
+
+
+def decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    """Return the text of a response, without special tokens."""
+    text: str = tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text
+
+
+def shard_of(rows: Sequence[Row], job: Job, size: int) -> Sequence[Row]:
+    """Return this shard's prompts: blocks of `size`, in order."""
+    return rows[job.spec.shard_index * size : (job.spec.shard_index + 1) * size]
+
+
+def sampling(job: Job) -> dict[str, Any]:
+    """Sample `num_candidates` responses and one baseline for each prompt of this shard from π_sft."""
+    sampling_config, seed = job.config["sampling"], job.config["seed"]
+    prompts = prompts_of_split(
+        job.files("sft"), "train", job.config["split"], limit=sampling_config["max_prompts"], seed=seed
+    )
+    rows = shard_of(prompts, job, sampling_config["prompts_per_shard"])
+    summary = {"prompts": len(rows), "decodes": 0, "baseline_decodes": len(rows), "truncated": 0, "distinct": 0, "tokens": 0}
+    written = job.write(_sample_rows(job, rows, summary), POOL)
+    if written != len(rows):
+        message = f"sampling lost prompts: {len(rows)} in, {written} out"
+        raise RuntimeError(message)
+    share = summary["truncated"] / max(summary["decodes"], 1)
+    if share > 0.2:
+        job.log(
+            f"{share:.0%} of the candidates hit the limit of {job.config['max_response_tokens']} tokens without an "
+            f"end-of-sequence; raise data.max_response_tokens or train the SFT model longer", warning=True,
+        )
+    return summary
+
+
+def _sample_rows(job: Job, rows: Sequence[Row], summary: dict[str, Any]) -> Iterator[Row]:
+    from rso_core.generation import generate
+
+    lm, config = job.model("policy"), job.config["sampling"]
+    counter = Counter(job, len(rows) * config["num_candidates"], "candidates")
+    for start in range(0, len(rows), _prompts_at_once(config)):
+        block = rows[start : start + _prompts_at_once(config)]
+        prompts = [policy_prompt(job, lm.tokenizer, lm.family, row["messages"]) for row in block]
+        samples = generate(
+            lm, [prompt.ids for prompt in prompts], num_responses=config["num_candidates"] + 1,
+            temperature=config["temperature"], top_k=config["top_k"], max_new_tokens=job.config["max_response_tokens"],
+            seeds=[prompt_seed(job.config["seed"], "sampling", row["prompt_id"]) for row in block],
+            batch_size=config["batch_size"],
+        )
+        for row, prompt, responses in zip(block, prompts, samples, strict=True):
+            # The last decode is the baseline y_b: drawn like the others, never one of them.
+            pool = [_candidate(lm.tokenizer, i, response) for i, response in enumerate(responses)]
+            baseline = {**pool.pop(), "sample_index": -1}
+            tokens = sum(len(c["token_ids"]) for c in pool)
+            _count_pool(summary, pool, tokens)
+            counter.add(len(pool), tokens + len(baseline["token_ids"]))
+            yield {**_prompt_columns(row), "prompt_token_ids": prompt.ids, "candidates": pool, "baseline": baseline}
+
+
+def _prompts_at_once(config: dict[str, Any]) -> int:
+    return max(1, config["batch_size"] // (config["num_candidates"] + 1))
+
+
+def _candidate(tokenizer: Any, index: int, response: Any) -> Row:
+    return {
+        "sample_index": index,
+        "text": decode(tokenizer, response.token_ids),
+        "token_ids": response.token_ids,
+        "truncated": response.truncated,
+    }
+
+
+def _count_pool(summary: dict[str, Any], pool: Sequence[Row], tokens: int) -> None:
+    summary["decodes"] += len(pool)
+    summary["truncated"] += sum(c["truncated"] for c in pool)
+    summary["distinct"] += len({c["text"] for c in pool})
+    summary["tokens"] += tokens
+
+
+def _prompt_columns(row: Row) -> Row:
+    return {name: row[name] for name in ("prompt_id", "prompt", "messages")}
+
+
+def scoring(job: Job) -> dict[str, Any]:
+    """Score each candidate of a shard against the prompt's baseline: the induced reward r_ψ (eq. 7)."""
+    from rso_core.reward_ranking import rewards
+
+    lm = job.model("reward_model")
+    pool = list(iterate_rows([job.shard_file("pool")]))
+    total = sum(len(row["candidates"]) for row in pool)
+    counter = Counter(job, total, "candidates")
+    summary = {"prompts": len(pool), "comparisons": total, "saturated": 0, "outside_mass": 0.0, "reward_forwards": 0}
+
+    def scored() -> Iterator[Row]:
+        for row in pool:
+            texts = [c["text"] for c in row["candidates"]]
+            result = rewards(
+                lm, context=row["prompt"], responses=texts, baseline=row["baseline"]["text"], task=job.config["task"],
+                max_length=job.config["max_length"], order_average=job.config["order_average"],
+                batch_size=job.config["batch_size"],
+            )
+            _refuse_non_finite(row["prompt_id"], result.rewards)
+            summary["saturated"] += sum(abs(value) > 10 for value in result.rewards)
+            summary["outside_mass"] += float(sum(result.outside_mass))
+            summary["reward_forwards"] += len(texts) * (2 if job.config["order_average"] else 1)
+            counter.add(len(texts), result.tokens)
+            yield {
+                "prompt_id": row["prompt_id"], "rewards": result.rewards, "logit_first": result.logit_first,
+                "logit_second": result.logit_second, "outside_mass": result.outside_mass,
+            }
+
+    job.write(scored(), SCORES)
+    if summary["saturated"]:
+        job.log(f"{summary['saturated']} of {total} reward logits are beyond 10: the reward model is saturated", warning=True)
+    return summary
+
+
+def _refuse_non_finite(prompt_id: str, values: Sequence[float]) -> None:
+    for index, value in enumerate(values):
+        if not math.isfinite(value):
+            message = (
+                f"the reward of candidate {index} of prompt {prompt_id} is {value}; rewards must be finite. The reward model "
+                f"has diverged: train it again with a lower reward.learning_rate"
+            )
+            raise UserError(message)
+
+
+def rejection_sampling(job: Job) -> dict[str, Any]:
+    """Keep `num_samples` candidates of each prompt by statistical rejection sampling (Algorithm 1)."""
+    pool = list(iterate_rows(job.files("pool")))
+    scores = list(iterate_rows(job.files("scores"))) if "scores" in job.spec.inputs else [None] * len(pool)
+    counter = Counter(job, len(pool), "prompts")
+    totals: dict[str, Any] = {"prompts": len(pool), "short_prompts": 0, "excluded_truncated": 0}
+    rows = []
+    for row, score in zip(pool, scores, strict=True):
+        rows.append(_keep(job, row, score, totals))
+        counter.add()
+    job.write(rows, KEPT)
+    return totals | _acceptance(rows)
+
+
+def _keep(job: Job, row: Row, score: Row | None, totals: dict[str, Any]) -> Row:
+    from rso_core.rejection_sampling import sample
+
+    if score is not None and score["prompt_id"] != row["prompt_id"]:
+        message = f"scores are of prompt {score['prompt_id']}, candidates of {row['prompt_id']}"
+        raise RuntimeError(message)
+    chosen = [i for i, c in enumerate(row["candidates"]) if job.config["truncated"] == "keep" or not c["truncated"]]
+    totals["excluded_truncated"] += len(row["candidates"]) - len(chosen)
+    rewards = np.zeros(len(chosen)) if score is None else np.array([score["rewards"][i] for i in chosen], dtype=np.float64)
+    result = sample(
+        rewards, num_samples=job.config["num_samples"], beta=float(job.config["beta"]),
+        seed=prompt_seed(job.config["seed"], "rejection", row["prompt_id"]), prompt_id=row["prompt_id"],
+    )
+    kept = [row["candidates"][chosen[i]] for i in result.indices]
+    totals["short_prompts"] += result.short
+    return {
+        **_prompt_columns(row), "prompt_token_ids": row["prompt_token_ids"], "kept": kept, "rounds": list(result.rounds),
+        "kept_rewards": None if score is None else [float(rewards[i]) for i in result.indices],
+        "observed": result.observed, "expected": result.expected, "theorem1": result.theorem1, "ess": result.ess,
+        "trials": result.trials, "accepted": len(kept), "num_rounds": result.num_rounds,
+        "distinct": len({c["text"] for c in kept}), "short": result.short,
+    }
+
+
+def _acceptance(rows: Sequence[Row]) -> dict[str, Any]:
+    trials = sum(row["trials"] for row in rows)
+    weighted = sum(row["expected"] * row["trials"] for row in rows if row["expected"] is not None)
+    return {
+        "trials": trials,
+        "accepted": sum(row["accepted"] for row in rows),
+        "observed_acceptance": sum(row["accepted"] for row in rows) / trials if trials else None,
+        "expected_acceptance": weighted / trials if trials else None,
+        "theorem1_acceptance": _mean([row["theorem1"] for row in rows]),
+        "mean_ess": _mean([row["ess"] for row in rows]),
+        "mean_rounds": _mean([row["num_rounds"] for row in rows]),
+        "mean_distinct": _mean([row["distinct"] for row in rows]),
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def preference_pairs(job: Job) -> dict[str, Any]:
+    """Make the training pairs: D_hf as it is, or the kept samples labelled by ρ."""
+    return _direct_pairs(job) if job.config["pair_source"] == "direct" else _ranked_pairs(job)
+
+
+def _direct_pairs(job: Job) -> dict[str, Any]:
+    from rso_core.models import load_tokenizer
+    from rso_core.templates import response_ids
+
+    tokenizer, family = load_tokenizer(job.model_folder("policy"))
+    rows = rows_of_split(job.files("preferences"), "train", job.config["split"])
+    limit, excluded, pairs = job.config["max_response_tokens"], 0, []
+    for row in rows:
+        chosen, rejected = (response_ids(tokenizer, row[side]) for side in ("chosen", "rejected"))
+        if max(len(chosen), len(rejected)) > limit:
+            excluded += 1
+            continue
+        prompt = policy_prompt(job, tokenizer, family, row["messages"])
+        pairs.append(
+            {
+                **_prompt_columns(row), "index": len(pairs), "prompt_token_ids": prompt.ids, "chosen": row["chosen"],
+                "rejected": row["rejected"], "chosen_token_ids": chosen, "rejected_token_ids": rejected,
+                "chosen_index": None, "rejected_index": None, "probability": None, "row_id": row["row_id"],
+            }
+        )
+    _refuse_no_pairs(pairs, f"all {len(rows)} human pairs have a response longer than {limit} tokens; raise data.max_response_tokens")
+    job.write(pairs, PAIRS)
+    return {"pairs": len(pairs), "excluded_rows": excluded, "comparisons": 0, "dropped_ties": 0, "byes": 0}
+
+
+def _refuse_no_pairs(pairs: Sequence[Row], why: str) -> None:
+    if not pairs:
+        message = f"there are no training pairs: {why}"
+        raise UserError(message)
+
+
+def _ranked_pairs(job: Job) -> dict[str, Any]:
+    from rso_core.preference_pairs import rank
+
+    rows = list(iterate_rows(job.files("kept")))
+    lm = job.model("reward_model")
+    ranked = rank(
+        [[c["text"] for c in row["kept"]] for row in rows], ranking=job.config["ranking"],
+        seeds=[prompt_seed(job.config["seed"], "pairs", row["prompt_id"]) for row in rows],
+        prefer=lambda games: _play(job, lm, rows, games),
+    )
+    pairs = [
+        _pair(row, game, index)
+        for index, (row, game) in enumerate((rows[p], game) for p, games in enumerate(ranked.pairs) for game in games)
+    ]
+    _refuse_no_pairs(pairs, f"the kept samples of all {len(rows)} prompts are identical; raise sampling.temperature")
+    job.write(pairs, PAIRS)
+    return {
+        "pairs": len(pairs), "excluded_rows": 0, "comparisons": ranked.comparisons, "dropped_ties": ranked.dropped_ties,
+        "byes": ranked.byes,
+    }
+
+
+def _pair(row: Row, game: Any, index: int) -> Row:
+    chosen, rejected = row["kept"][game.chosen], row["kept"][game.rejected]
+    return {
+        **_prompt_columns(row), "index": index, "prompt_token_ids": row["prompt_token_ids"], "chosen": chosen["text"],
+        "rejected": rejected["text"], "chosen_token_ids": chosen["token_ids"], "rejected_token_ids": rejected["token_ids"],
+        "chosen_index": chosen["sample_index"], "rejected_index": rejected["sample_index"],
+        "probability": game.probability, "row_id": None,
+    }
+
+
+def _play(job: Job, lm: Any, rows: Sequence[Row], games: Sequence[tuple[int, int, int]]) -> list[float]:
+    """Return ρ(first beats second) of games (prompt, first, second), in one batched call."""
+    from rso_core.reward_ranking import prefer
+
+    counter = Counter(job, len(games), "games")
+    triples = [(rows[p]["prompt"], rows[p]["kept"][i]["text"], rows[p]["kept"][j]["text"]) for p, i, j in games]
+    probabilities = prefer(
+        lm, triples, task=job.config["task"], max_length=job.config["max_length"],
+        order_average=job.config["order_average"], batch_size=job.config["batch_size"], on_progress=counter.add,
+    )
+    return [float(p) for p in probabilities]
