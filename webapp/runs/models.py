@@ -8,7 +8,7 @@ is a named selection of stages. Rules over several rows live in `services.py` (p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
 from django.conf import settings
 from django.db import models
@@ -41,7 +41,9 @@ class Status(models.TextChoices):
 FINAL = frozenset({Status.DONE, Status.FAILED, Status.OUT_OF_MEMORY, Status.STOPPED})
 UNSUCCESSFUL = FINAL - {Status.DONE}
 
-# The legal moves; every move is one conditional UPDATE whose row count decides the winner.
+LIVE = frozenset({Status.WAITING, Status.READY, Status.RUNNING})
+
+# The legal moves of stages and shards; every move is one conditional UPDATE whose row count decides the winner.
 MOVES: dict[Status, frozenset[Status]] = {
     Status.WAITING: frozenset({Status.READY, Status.STOPPED, Status.FAILED}),
     Status.READY: frozenset({Status.RUNNING, Status.STOPPED, Status.FAILED}),
@@ -57,7 +59,10 @@ def _status_field() -> models.CharField[str, str]:
     return models.CharField(max_length=16, choices=Status.choices, default=Status.WAITING)
 
 
-class OwnedQuerySet(models.QuerySet["models.Model"]):
+_Row = TypeVar("_Row", bound=models.Model)
+
+
+class OwnedQuerySet(models.QuerySet[_Row]):
     """Rows that belong to somebody and may be shared."""
 
     def visible_to(self, user: User) -> Self:
@@ -127,7 +132,8 @@ class Shard(models.Model):
     index = models.PositiveIntegerField(default=0)
     status = _status_field()
     attempt = models.PositiveIntegerField(default=0)
-    failures = models.PositiveIntegerField(default=0)  # attempts that count against the bound
+    failures = models.PositiveIntegerField(default=0)  # failed attempts in a row that got no further
+    furthest = models.BigIntegerField(default=0)  # progress of the failed attempt that got furthest
     worker = models.CharField(max_length=120, blank=True)
     lease_expires = models.DateTimeField(null=True, blank=True)
     not_before = models.DateTimeField(null=True, blank=True)
@@ -238,7 +244,7 @@ class Dataset(models.Model):
     summary = models.JSONField(default=dict)  # what the importer counted, by reason
     created = models.DateTimeField(auto_now_add=True)
 
-    objects = OwnedQuerySet.as_manager()
+    objects = OwnedQuerySet["Dataset"].as_manager()
 
     class Meta:
         ordering: ClassVar = ["-created"]
@@ -270,7 +276,7 @@ class RegisteredModel(models.Model):
     summary = models.JSONField(default=dict)  # parameters, vocabulary, chat template, tokenizer digest
     created = models.DateTimeField(auto_now_add=True)
 
-    objects = OwnedQuerySet.as_manager()
+    objects = OwnedQuerySet["RegisteredModel"].as_manager()
 
     class Meta:
         ordering: ClassVar = ["-created"]
@@ -300,7 +306,7 @@ class Run(models.Model):
     created = models.DateTimeField(auto_now_add=True)
     finished = models.DateTimeField(null=True, blank=True)
 
-    objects = OwnedQuerySet.as_manager()
+    objects = OwnedQuerySet["Run"].as_manager()
 
     class Meta:
         ordering: ClassVar = ["-created"]
@@ -361,6 +367,7 @@ class Worker(models.Model):
 
     name = models.CharField(max_length=120, unique=True)
     queue = models.CharField(max_length=8)
+    slots = models.PositiveSmallIntegerField(default=1)  # pieces of work it does at once
     seen = models.DateTimeField()
     device = models.CharField(max_length=120, blank=True)
 

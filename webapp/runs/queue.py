@@ -1,0 +1,69 @@
+"""Ring for workers. The message says which stage; the database says whether there is work.
+
+Messages may be lost or doubled without harm, because a worker claims in the database and the reaper rings
+again. So nothing here waits for the broker and no failure of it reaches the caller. Tasks are sent by name:
+the web application imports nothing of the workers.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from django.conf import settings
+from django.db import transaction
+
+EXECUTE_STAGE = "execute_stage"
+REAP = "reap"
+
+logger = logging.getLogger(__name__)
+
+
+def broker_settings() -> dict[str, Any]:
+    """Return the Celery settings that sender and workers must agree on, from Django's settings."""
+    url = settings.CELERY_BROKER_URL or "filesystem://"
+    return {
+        "broker_url": url,
+        "broker_transport_options": _transport_options(url),
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_ignore_result": True,
+        "result_backend": None,
+        "task_create_missing_queues": True,
+        "task_default_queue": "cpu",
+        "timezone": "UTC",
+    }
+
+
+def _transport_options(url: str) -> dict[str, Any]:
+    if not url.startswith("filesystem:"):
+        return {"socket_connect_timeout": 3, "max_retries": 1} if url.startswith("redis") else {}
+    folder = Path(getattr(settings, "BROKER_FOLDER", "") or settings.VAR_DIR / "broker")
+    for name in ("messages", "control"):
+        (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+    return {
+        "data_folder_in": str(folder / "messages"),
+        "data_folder_out": str(folder / "messages"),
+        "control_folder": str(folder / "control"),
+    }
+
+
+def _sender() -> Celery:
+    sender = Celery("rso-studio-sender", set_as_current=False)
+    sender.conf.update(broker_settings())
+    return sender
+
+
+def ring(*, stage: int, queue: str, times: int = 1) -> None:
+    """Tell `times` workers, when the transaction has committed, that this stage may have work."""
+    transaction.on_commit(lambda: _send(stage, queue, times), robust=True)
+
+
+def _send(stage: int, queue: str, times: int) -> None:
+    try:
+        with _sender() as sender:
+            for _ in range(times):
+                sender.send_task(EXECUTE_STAGE, [stage], queue=queue, ignore_result=True, retry=False)
+    except Exception:
+        # Whatever the broker's library raises: the reaper rings again.
+        logger.exception("could not ring for stage %s on queue %s", stage, queue)

@@ -1,0 +1,245 @@
+"""What people do with runs: preview, launch, stop, resume, import. Rules that span several tables."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models.functions import Now
+
+from rso_core.config import SCHEMA_VERSION, RunConfig
+from rso_core.errors import UserError
+from rso_core.plan import Plan, PlannedStage, RunData, build_plan, fingerprint_of
+from webapp.accounts.models import User
+from webapp.runs.artifacts import store
+from webapp.runs.completion import fill_dataset, fill_model
+from webapp.runs.models import (
+    LIVE,
+    Dataset,
+    RegisteredModel,
+    Run,
+    RunStage,
+    Shard,
+    Stage,
+    StageInput,
+    Status,
+)
+from webapp.runs.transitions import lock_stages, make_ready, refresh_runs, revive, stop_unwanted
+
+_CREATING_STAGES = 230906657  # key of the advisory lock held while stages are created
+
+
+def run_data(*, config: RunConfig, user: User) -> RunData:
+    """Return the imported datasets and models that this person may use, by name.
+
+    Raises UserError when the configuration names one whose import has not finished.
+    """
+    datasets = dict(Dataset.objects.visible_to(user).values_list("name", "digest"))
+    models = dict(RegisteredModel.objects.visible_to(user).values_list("name", "digest"))
+    _refuse_unfinished("dataset", datasets, [config.data.preferences, config.data.sft])
+    _refuse_unfinished("model", models, [config.model.base, config.reward.model])
+    return RunData(store(), _finished(datasets), _finished(models))
+
+
+def _finished(digests: Mapping[str, str]) -> dict[str, str]:
+    return {name: digest for name, digest in digests.items() if digest}
+
+
+def _refuse_unfinished(what: str, digests: Mapping[str, str], names: Sequence[str]) -> None:
+    for name in names:
+        if digests.get(name) == "":
+            message = f"the {what} {name!r} has not been imported yet; wait until its page says that it is done, or choose another"
+            raise UserError(message)
+
+
+def preview_plan(*, config: RunConfig, user: User) -> tuple[Plan, set[str], dict[str, str]]:
+    """Return the plan of a run, the fingerprints already done, and the status of every one that exists."""
+    plan = build_plan(config, run_data(config=config, user=user))
+    found = Stage.objects.filter(fingerprint__in=[stage.fingerprint for stage in plan.stages])
+    statuses = dict(found.values_list("fingerprint", "status"))
+    return plan, {name for name, status in statuses.items() if status == Status.DONE}, statuses
+
+
+def request_profile(*, plan: Plan) -> Stage:
+    """Return the length profile of a plan, asking for it first if nobody has."""
+    planned = plan.stage("length_profile")
+    return ensure_stages([planned])[planned.key]
+
+
+def launch_run(*, config: RunConfig, user: User, name: str | None = None, cloned_from: Run | None = None) -> Run:
+    """Create a run and the stages it does not share with earlier ones.
+
+    Raises UserError when the plan is impossible, or its length profile has not been made and so nobody can
+    have seen what truncation would do.
+    """
+    plan, done, _ = preview_plan(config=config, user=user)
+    if plan.stage("length_profile").fingerprint not in done:
+        message = "the length profile of this data and model is not ready: open the plan preview, wait for it and look at the counts of truncated rows, then launch"
+        raise UserError(message)
+    with transaction.atomic():
+        stages, created = _ensure(plan.stages)
+        run = Run.objects.create(
+            owner=user,
+            name=name or config.name,
+            config=config.model_dump(mode="json"),
+            schema_version=SCHEMA_VERSION,
+            cloned_from=cloned_from,
+        )
+        RunStage.objects.bulk_create(
+            RunStage(run=run, stage=stages[item.key], key=item.key, order=order, reused=item.fingerprint not in created)
+            for order, item in enumerate(plan.stages)
+        )
+        refresh_runs(Run.objects.filter(pk=run.pk))
+    run.refresh_from_db()
+    return run
+
+
+def ensure_stages(planned: Sequence[PlannedStage]) -> dict[str, Stage]:
+    """Return the stages of a plan by key, made where they do not exist and tried again where they failed."""
+    with transaction.atomic():
+        return _ensure(planned)[0]
+
+
+def _ensure(planned: Sequence[PlannedStage]) -> tuple[dict[str, Stage], set[str]]:
+    """Return the stages by key, and the fingerprints that did not exist before."""
+    with connection.cursor() as cursor:
+        # Two launches that create the same stages in different orders would otherwise wait for each other.
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_CREATING_STAGES])
+    wanted = Stage.objects.filter(fingerprint__in=[item.fingerprint for item in planned])
+    created = {item.fingerprint for item in planned} - set(wanted.values_list("fingerprint", flat=True))
+    Stage.objects.bulk_create(
+        (_new_stage(item) for item in planned if item.fingerprint in created), ignore_conflicts=True
+    )
+    by_fingerprint = {stage.fingerprint: stage for stage in lock_stages(wanted)}
+    stages = {item.key: by_fingerprint[item.fingerprint] for item in planned}
+    _create_parts([item for item in planned if item.fingerprint in created], stages)
+    revive(by_fingerprint.values())
+    make_ready(by_fingerprint.values())
+    return stages, created
+
+
+def _new_stage(planned: PlannedStage) -> Stage:
+    return Stage(
+        fingerprint=planned.fingerprint,
+        kind=planned.kind,
+        queue=planned.queue,
+        config=planned.config,
+        input_digests=planned.digests,
+        shard_count=planned.shards,
+        work=planned.work,
+    )
+
+
+def _create_parts(planned: Sequence[PlannedStage], stages: Mapping[str, Stage]) -> None:
+    """Create the shards and inputs of new stages."""
+    Shard.objects.bulk_create(
+        (Shard(stage=stages[item.key], index=index) for item in planned for index in range(item.shards)),
+        ignore_conflicts=True,
+    )
+    StageInput.objects.bulk_create(
+        (
+            StageInput(stage=stages[item.key], name=name, upstream=stages[needed])
+            for item in planned
+            for name, needed in item.needs.items()
+        ),
+        ignore_conflicts=True,
+    )
+
+
+def stop_run(*, run: Run) -> None:
+    """Withdraw a run's claim on its stages: those that no other live run wants stop. Does nothing to a finished run."""
+    with transaction.atomic():
+        lock_stages(Stage.objects.filter(run_stages__run=run))
+        Run.objects.filter(pk=run.pk, status__in=LIVE).update(status=Status.STOPPED, finished=Now())
+        stop_unwanted(Stage.objects.filter(run_stages__run=run))
+    run.refresh_from_db()
+
+
+def resume_run(*, run: Run) -> None:
+    """Go on with a run that was stopped or failed; finished stages and checkpoints are kept. Else does nothing."""
+    with transaction.atomic():
+        stages = lock_stages(Stage.objects.filter(run_stages__run=run))
+        ended = Run.objects.filter(pk=run.pk).exclude(status__in=[*LIVE, Status.DONE])
+        if ended.update(status=Status.WAITING, message="", finished=None):
+            revive(stages)
+            make_ready(stages)
+            refresh_runs(Run.objects.filter(pk=run.pk))
+    run.refresh_from_db()
+
+
+def request_dataset_import(  # noqa: PLR0913 - a form's fields
+    *,
+    owner: User,
+    name: str,
+    kind: str,
+    task: str,
+    config: Mapping[str, Any],
+    upload_digest: str | None = None,
+    source: str = "",
+    licence: str = "",
+) -> Dataset:
+    """Register a dataset and ask a worker to import it. Raises UserError when the name is taken."""
+    dataset = Dataset(owner=owner, name=name, kind=kind, task=task, source=source, licence=licence)
+    digests = {"upload": upload_digest} if upload_digest else {}
+    return _import_dataset(dataset, {**config, "kind": kind}, digests)
+
+
+def derive_sft_dataset(*, dataset: Dataset, owner: User, name: str) -> Dataset:
+    """Make an SFT dataset from the chosen (or rank-0) replies of an imported preference dataset."""
+    if dataset.kind != Dataset.Kind.PREFERENCE or not dataset.digest:
+        message = (
+            f"only an imported preference dataset has chosen replies to make targets of; {dataset.name!r} is not one"
+        )
+        raise UserError(message)
+    derived = Dataset(
+        owner=owner,
+        name=name,
+        kind=Dataset.Kind.SFT,
+        task=dataset.task,
+        source=dataset.source,
+        licence=dataset.licence,
+        derived_from=dataset,
+    )
+    return _import_dataset(derived, {"kind": Dataset.Kind.SFT.value}, {"dataset": dataset.digest})
+
+
+def _import_dataset(dataset: Dataset, config: dict[str, Any], digests: dict[str, str]) -> Dataset:
+    with transaction.atomic():
+        _refuse_taken_name("dataset", Dataset.objects.filter(name=dataset.name).exists(), dataset.name)
+        dataset.stage = _import_stage("import_dataset", config, digests)
+        dataset.save()
+        if dataset.stage.status == Status.DONE:
+            fill_dataset(dataset, dataset.stage)
+    return dataset
+
+
+def request_model_import(
+    *,
+    owner: User,
+    name: str,
+    config: Mapping[str, Any],
+    upload_digest: str | None = None,
+    source: str = "",
+    licence: str = "",
+) -> RegisteredModel:
+    """Register a model and ask a worker to import it. Raises UserError when the name is taken."""
+    model = RegisteredModel(owner=owner, name=name, source=source, licence=licence)
+    digests = {"upload": upload_digest} if upload_digest else {}
+    with transaction.atomic():
+        _refuse_taken_name("model", RegisteredModel.objects.filter(name=name).exists(), name)
+        model.stage = _import_stage("import_model", dict(config), digests)
+        model.save()
+        if model.stage.status == Status.DONE:
+            fill_model(model, model.stage)
+    return model
+
+
+def _import_stage(kind: str, config: dict[str, Any], digests: dict[str, str]) -> Stage:
+    fingerprint = fingerprint_of(kind, config, digests)
+    return ensure_stages([PlannedStage(kind, kind, config, {}, digests, fingerprint)])[kind]
+
+
+def _refuse_taken_name(what: str, taken: bool, name: str) -> None:  # noqa: FBT001
+    # Asked while _ensure's lock is not yet held; the unique constraint decides what slips through.
+    if taken:
+        message = f"a {what} is called {name!r} already; choose another name"
+        raise UserError(message)
