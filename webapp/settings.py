@@ -69,3 +69,8 @@ ARTIFACT_URL = os.environ.get("ARTIFACT_URL", str(VAR_DIR / "artifacts"))
 CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL", "")
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
+# Work: how long a worker that is not heard of keeps it, how long before the first retry, threads of a runner.
+LEASE_SECONDS = float(os.environ.get("RSO_LEASE_SECONDS", "60"))
+RETRY_SECONDS = float(os.environ.get("RSO_RETRY_SECONDS", "5"))
+RUNNER_THREADS = int(os.environ.get("RSO_THREADS") or os.cpu_count() or 1)
+ARTIFACT_CACHE = os.environ.get("RSO_ARTIFACT_CACHE", str(VAR_DIR / "artifact-cache"))

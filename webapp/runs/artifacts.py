@@ -15,7 +15,7 @@ def store() -> ArtifactStore:
 
 def cache_folder() -> Path:
     """Return the local folder that artifacts of a remote store are kept in."""
-    return Path(getattr(settings, "ARTIFACT_CACHE", "") or settings.VAR_DIR / "artifact-cache")
+    return Path(settings.ARTIFACT_CACHE)
 
 
 @cache

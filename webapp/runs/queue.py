@@ -38,7 +38,7 @@ def broker_settings() -> dict[str, Any]:
 def _transport_options(url: str) -> dict[str, Any]:
     if not url.startswith("filesystem:"):
         return {"socket_connect_timeout": 3, "max_retries": 1} if url.startswith("redis") else {}
-    folder = Path(getattr(settings, "BROKER_FOLDER", "") or settings.VAR_DIR / "broker")
+    folder = Path(settings.VAR_DIR) / "broker"
     for name in ("messages", "control"):
         (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
     return {
