@@ -75,6 +75,13 @@ def launch_run(*, config: RunConfig, user: User, name: str | None = None, cloned
     if plan.stage("length_profile").fingerprint not in done:
         message = "the length profile of this data and model is not ready: open the plan preview, wait for it and look at the counts of truncated rows, then launch"
         raise UserError(message)
+    return create_run(plan=plan, config=config, user=user, name=name, cloned_from=cloned_from)
+
+
+def create_run(
+    *, plan: Plan, config: RunConfig, user: User, name: str | None = None, cloned_from: Run | None = None
+) -> Run:
+    """Create a run of a plan and the stages that no earlier run asked for, in one transaction."""
     with transaction.atomic():
         stages, created = _ensure(plan.stages)
         run = Run.objects.create(

@@ -13,7 +13,19 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from webapp.runs import queue
-from webapp.runs.models import LIVE, MOVES, UNSUCCESSFUL, Run, RunStage, Shard, Stage, StageInput, Status, Worker
+from webapp.runs.models import (
+    LIVE,
+    MOVES,
+    UNSUCCESSFUL,
+    Attempt,
+    Run,
+    RunStage,
+    Shard,
+    Stage,
+    StageInput,
+    Status,
+    Worker,
+)
 
 WORKER_SEEN_WITHIN = timedelta(seconds=60)
 
@@ -63,6 +75,7 @@ def end_stage(stage: Stage, status: Status, *, message: str = "", traceback: str
     """End a locked stage without a result. Shards that run are stopped: their workers notice at the next beat."""
     move(Stage.objects.filter(pk=stage.pk), status, message=message, traceback=traceback, finished=Now())
     move(stage.shards.all(), Status.STOPPED, lease_expires=None)
+    Attempt.objects.filter(shard__stage=stage, ended=None).update(ended=Now(), outcome="stopped")
 
 
 def unwanted_stages() -> QuerySet[Stage]:
