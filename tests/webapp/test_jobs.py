@@ -26,7 +26,7 @@ from tests.webapp.graphs import (
 )
 from webapp.runs import jobs, services
 from webapp.runs.artifacts import store
-from webapp.runs.failures import Reason
+from webapp.runs.failures import Failed, Reason
 from webapp.runs.jobs import Claim
 from webapp.runs.models import Attempt, LogLine, MetricPoint, Run, Shard
 from webapp.runs.reaper import reap
@@ -155,7 +155,7 @@ def test_a_stale_writer_is_refused_and_changes_nothing(run: Run) -> None:
     for write in (
         lambda: jobs.record(stale, report),
         lambda: finish(stale),
-        lambda: jobs.fail_shard(stale, reason="user", message="stale"),
+        lambda: jobs.fail_shard(stale, Failed(reason="user", message="stale")),
         lambda: jobs.release(stale),
     ):
         with pytest.raises(jobs.LeaseLost):
@@ -191,7 +191,7 @@ def test_a_resumed_training_writes_a_step_again_but_not_twice(run: Run) -> None:
 @pytest.mark.parametrize(("reason", "status"), [("user", "failed"), ("out_of_memory", "out_of_memory")])
 def test_an_error_that_would_come_again_is_never_retried(run: Run, reason: Reason, status: str) -> None:
     claimed = claim(run, "sft")
-    jobs.fail_shard(claimed, reason=reason, message="batch_size must be smaller", traceback="Traceback …")
+    jobs.fail_shard(claimed, Failed(reason=reason, message="batch_size must be smaller", traceback="Traceback …"))
     stage = stage_of(run, "sft")
     assert (stage.status, stage.message, stage.traceback) == (status, "batch_size must be smaller", "Traceback …")
     assert run_status(run) == status
@@ -204,7 +204,7 @@ def test_an_error_that_would_come_again_is_never_retried(run: Run, reason: Reaso
 
 def test_a_failed_run_frees_the_workers_of_its_other_stages(run: Run) -> None:
     claimed = claim(run, "reward_training")
-    jobs.fail_shard(claim(run, "sft"), reason="user", message="wrong")
+    jobs.fail_shard(claim(run, "sft"), Failed(reason="user", message="wrong"))
     assert statuses(run) == {
         "sft": "failed",
         "reward_training": "stopped",
@@ -224,7 +224,7 @@ def test_other_failures_are_retried_after_growing_delays_with_a_bound(
     for number in range(1, bound + 1):
         claimed = claim(run, "sft")
         assert claimed.attempt == number
-        jobs.fail_shard(claimed, reason=reason, message="no space left on device", exit_code=-9)
+        jobs.fail_shard(claimed, Failed(reason=reason, message="no space left on device", exit_code=-9))
         assert claim(run, "sft") is None
         ended = Attempt.objects.get(shard=claimed.shard_id, number=number).ended
         if (not_before := shard_of(claimed).not_before) is not None:
@@ -242,7 +242,7 @@ def test_attempts_that_get_further_are_not_counted_against_the_bound(run: Run) -
     for done in range(1, 12):
         claimed = claim(run, "sft")
         jobs.record(claimed, jobs.Report(Progress(done=done, total=20, unit="steps")))
-        jobs.fail_shard(claimed, reason="killed", message="killed")
+        jobs.fail_shard(claimed, Failed(reason="killed", message="killed"))
         forget_delays()
     assert statuses(run)["sft"] == "ready"
 
@@ -353,7 +353,7 @@ def test_a_shared_stage_goes_on_while_another_run_wants_it(run: Run) -> None:
 
 
 def test_a_failed_stage_is_tried_again_by_the_next_run_that_needs_it(run: Run) -> None:
-    jobs.fail_shard(claim(run, "sft"), reason="user", message="wrong")
+    jobs.fail_shard(claim(run, "sft"), Failed(reason="user", message="wrong"))
     again = run_of({"sft": ((), 1)}, researcher("other"))
     assert stage_of(again, "sft").message == ""
     finish_stage(again, "sft")

@@ -1,6 +1,6 @@
 """What follows when an attempt at a shard ends without a result: another attempt, or the end of its stage."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal
 
@@ -43,7 +43,7 @@ def retry_delay(failures: int) -> timedelta:
 def end_attempt(shard_id: int, attempt: int, outcome: str, *, exit_code: int | None = None, message: str = "") -> None:
     """Record how an attempt ended."""
     Attempt.objects.filter(shard_id=shard_id, number=attempt).update(
-        ended=Now(), outcome=outcome, exit_code=exit_code, message=storable(message)
+        ended=Now(), outcome=outcome, exit_code=exit_code, message=message
     )
 
 
@@ -56,6 +56,7 @@ def settle_stage(stage: Stage) -> None:
 
 def end_in_failure(stage: Stage, shard: Shard, failed: Failed) -> None:
     """End the attempt of a running shard; retry it, or fail its stage. `stage` is locked."""
+    failed = replace(failed, message=storable(failed.message), traceback=storable(failed.traceback))
     end_attempt(shard.pk, shard.attempt, failed.reason, exit_code=failed.exit_code, message=failed.message)
     # A laptop that is closed every evening loses the lease every evening: getting further starts the count again.
     shard.failures = 1 if shard.progress_done > shard.furthest else shard.failures + 1

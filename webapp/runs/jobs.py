@@ -17,7 +17,7 @@ from rso_core.errors import RsoError
 from rso_core.protocol import Log, Metrics, Progress, StageSpec
 from webapp.runs.artifacts import store
 from webapp.runs.completion import record_completion
-from webapp.runs.failures import Failed, Reason, end_attempt, end_in_failure, lease, settle_stage
+from webapp.runs.failures import Failed, end_attempt, end_in_failure, lease, settle_stage
 from webapp.runs.models import Attempt, LogLine, MetricPoint, Shard, Stage, Status, Worker
 from webapp.runs.text import finite, storable
 from webapp.runs.transitions import (
@@ -212,18 +212,15 @@ def add_summaries(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return total
 
 
-def fail_shard(
-    claim: Claim, *, reason: Reason, message: str, traceback: str = "", exit_code: int | None = None
-) -> None:
+def fail_shard(claim: Claim, failed: Failed) -> None:
     """Record a failed attempt: the shard is tried again after a delay, or its stage and runs fail.
 
     Raises LeaseLost.
     """
-    failure = Failed(reason, storable(message), storable(traceback), exit_code)
     with transaction.atomic():
         (stage,) = lock_stages(Stage.objects.filter(pk=claim.stage_id))
         _fenced(claim, lease_expires=Now() + lease())
-        end_in_failure(stage, Shard.objects.get(pk=claim.shard_id), failure)
+        end_in_failure(stage, Shard.objects.get(pk=claim.shard_id), failed)
     withdraw_unwanted()
 
 
