@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.db import connection, transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from rso_core.config import SCHEMA_VERSION, RunConfig
@@ -23,7 +24,23 @@ from webapp.runs.models import (
     StageInput,
     Status,
 )
+from webapp.runs.progress import run_progress
 from webapp.runs.transitions import lock_stages, make_ready, refresh_runs, revive, stop_unwanted
+
+__all__ = [
+    "create_run",
+    "derive_sft_dataset",
+    "ensure_stages",
+    "launch_run",
+    "preview_plan",
+    "request_dataset_import",
+    "request_model_import",
+    "request_profile",
+    "resume_run",
+    "run_data",
+    "run_progress",
+    "stop_run",
+]
 
 _CREATING_STAGES = 230906657  # key of the advisory lock held while stages are created
 
@@ -121,6 +138,8 @@ def _ensure(planned: Sequence[PlannedStage]) -> tuple[dict[str, Stage], set[str]
     _create_parts([item for item in planned if item.fingerprint in created], stages)
     revive(by_fingerprint.values())
     make_ready(by_fingerprint.values())
+    for stage in by_fingerprint.values():
+        stage.refresh_from_db()
     return stages, created
 
 
@@ -211,8 +230,8 @@ def derive_sft_dataset(*, dataset: Dataset, owner: User, name: str) -> Dataset:
 
 def _import_dataset(dataset: Dataset, config: dict[str, Any], digests: dict[str, str]) -> Dataset:
     with transaction.atomic():
-        _refuse_taken_name("dataset", Dataset.objects.filter(name=dataset.name).exists(), dataset.name)
         dataset.stage = _import_stage("import_dataset", config, digests)
+        _refuse_taken("dataset", Dataset.objects.filter(name=dataset.name))
         dataset.save()
         if dataset.stage.status == Status.DONE:
             fill_dataset(dataset, dataset.stage)
@@ -232,8 +251,8 @@ def request_model_import(
     model = RegisteredModel(owner=owner, name=name, source=source, licence=licence)
     digests = {"upload": upload_digest} if upload_digest else {}
     with transaction.atomic():
-        _refuse_taken_name("model", RegisteredModel.objects.filter(name=name).exists(), name)
         model.stage = _import_stage("import_model", dict(config), digests)
+        _refuse_taken("model", RegisteredModel.objects.filter(name=name))
         model.save()
         if model.stage.status == Status.DONE:
             fill_model(model, model.stage)
@@ -245,8 +264,9 @@ def _import_stage(kind: str, config: dict[str, Any], digests: dict[str, str]) ->
     return ensure_stages([PlannedStage(kind, kind, config, {}, digests, fingerprint)])[kind]
 
 
-def _refuse_taken_name(what: str, taken: bool, name: str) -> None:  # noqa: FBT001
-    # Asked while _ensure's lock is not yet held; the unique constraint decides what slips through.
-    if taken:
-        message = f"a {what} is called {name!r} already; choose another name"
+def _refuse_taken(what: str, others: QuerySet[Any]) -> None:
+    """Raise UserError when there are others of the same name. Exact while the lock of `_ensure` is held."""
+    other = others.first()
+    if other is not None:
+        message = f"a {what} is called {other.name!r} already; choose another name"
         raise UserError(message)
