@@ -1,0 +1,81 @@
+"""The paper's terms, each explained once. Equations are those of RSO (arXiv:2309.06657)."""
+
+from typing import NamedTuple
+
+_PAPER = "https://arxiv.org/abs/2309.06657"
+
+
+class Entry(NamedTuple):
+    """What a term means; `where` names the place in the paper."""
+
+    term: str
+    meaning: str
+    where: str
+    link: str = _PAPER
+
+
+GLOSSARY: dict[str, Entry] = {
+    "sft": Entry(
+        "SFT policy π_sft",
+        "The base model after supervised fine-tuning on prompts with targets. Candidates are sampled from it and the losses measure against it.",
+        "§2.2",
+    ),
+    "reward_model": Entry(
+        "Reward-ranking model ρ_ψ",
+        "A text-to-text model that reads a prompt with two responses and says with which probability the first one is preferred.",
+        "§3.1, eq. 6",
+    ),
+    "reward": Entry(
+        "Reward r_ψ", "The logit of ρ_ψ that a candidate beats the baseline response of its prompt.", "eq. 7"
+    ),
+    "beta": Entry(
+        "Temperature β",
+        "How far rejection sampling may go from π_sft: the target policy is π_sft(y|x)·exp(r(x, y)/β) up to a constant. β = 0 keeps the best candidate, β → ∞ keeps random ones. It is not the slope γ of the loss.",
+        "eq. 4, Algorithm 1",
+    ),
+    "gamma": Entry(
+        "Slope γ",
+        "How strongly the loss reacts to the log-ratio between chosen and rejected response. Elsewhere it is called DPO's β. It is not the temperature of rejection sampling.",
+        "eq. 8 – 10",
+    ),
+    "acceptance": Entry(
+        "Acceptance rate",
+        "The share of trials that rejection sampling accepts. Observed: accepted over tried. Expected: the mean of exp((r − r_max)/β) over the candidates still in play.",
+        "Algorithm 1, Theorem 1",
+    ),
+    "ess": Entry(
+        "Effective sample size",
+        "How many equally weighted candidates the weights exp(r/β) are worth. A small one means that few candidates carry the target policy.",
+        "§3.2",
+    ),
+    "proxy_win_rate": Entry(
+        "Proxy win rate",
+        "The share of test prompts on which the reward-ranking model prefers the policy's response to the SFT target; ties count one half.",
+        "§4",
+    ),
+    "gold_win_rate": Entry(
+        "Gold win rate",
+        "The same share, judged by a reward that nothing was trained on. For the built-in task it is exact.",
+        "§4",
+    ),
+    "sigmoid_norm": Entry(
+        "sigmoid-norm loss", "Logistic loss on the log-ratios normalised by π_sft: the loss of DPO.", "eq. 8"
+    ),
+    "hinge": Entry("hinge loss", "Hinge loss on the log-likelihoods, without a reference: the loss of SLiC.", "eq. 9"),
+    "hinge_norm": Entry("hinge-norm loss", "Hinge loss on the log-ratios normalised by π_sft.", "eq. 10"),
+    "pair_source": Entry(
+        "Pair source",
+        "direct: human pairs as they are. sft-sample-rank: pairs of random samples of π_sft, labelled by ρ_ψ. rso-sample-rank: pairs of samples kept by statistical rejection sampling, labelled by ρ_ψ.",
+        "§3.3, Table 1",
+    ),
+    "root": Entry(
+        "Conversation root",
+        "The first human turn. Everything that begins with it is in one split, in every dataset of a run, so that no conversation leaks from training into the figures.",
+        "product rule",
+    ),
+    "tie": Entry(
+        "Clear / not distinguishable",
+        "Clear: the 95 % interval of the paired difference excludes 0. Otherwise the two are not distinguishable at this N.",
+        "product rule",
+    ),
+}
