@@ -33,3 +33,17 @@ class User(AbstractUser):
     def may_research(self) -> bool:
         """Return whether the person may see datasets, models and runs."""
         return self.is_admin or self.role == Role.RESEARCHER
+
+
+class SignInTry(models.Model):
+    """A try to sign in that has not succeeded; see `throttle`."""
+
+    address = models.CharField(max_length=64)
+    name = models.CharField(max_length=16)  # digest of what was typed as the name
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        indexes: ClassVar = [models.Index(fields=["address", "name"])]
+
+    def __str__(self) -> str:
+        return f"{self.address} {self.at}"

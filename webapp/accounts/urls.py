@@ -1,3 +1,16 @@
 """Addresses of sign-in and accounts."""
 
-urlpatterns: list[object] = []
+from django.urls import path
+
+from webapp.accounts import views
+
+urlpatterns = [
+    path("sign-in/", views.sign_in, name="login"),
+    path("sign-out/", views.sign_out, name="logout"),
+    path("first-sign-in/<str:token>/", views.first_sign_in, name="first_sign_in"),
+    path("account/", views.account, name="account"),
+    path("people/", views.people, name="people"),
+    path("people/new/", views.new_person, name="new_person"),
+    path("people/<int:pk>/", views.person, name="person"),
+    path("people/<int:pk>/link/", views.new_link, name="new_link"),
+]
