@@ -120,6 +120,12 @@ class Jobs(RuleBasedStateMachine):
             expire_lease(claimed)
             reap()
             self.count_failure(claimed, BOUNDS["lease_lost"])
+            forget_delays()
+            again = jobs.claim(stage_id=claimed.stage_id, worker="another")
+            assert (again is None) == (claimed.stage_id in self.broken)
+            if again is not None:
+                self.holder[again.shard_id] = again
+                self.granted.append(again)
 
     @rule()
     def reap_for_nothing(self) -> None:
@@ -155,6 +161,11 @@ class Jobs(RuleBasedStateMachine):
         assert dict(running) == {shard: held.attempt for shard, held in self.holder.items()}
         assert set(Shard.objects.filter(status="done").values_list("pk", flat=True)) == self.done
         assert Attempt.objects.filter(ended=None).count() == len(self.holder)
+
+    @invariant()
+    def every_stale_writer_is_refused(self) -> None:
+        for claimed in self.granted[-6:]:
+            self.check_fence(claimed, lambda claimed=claimed: jobs.record(claimed))
 
     @invariant()
     def a_stage_is_done_when_its_shards_are_and_starts_when_its_inputs_are(self) -> None:

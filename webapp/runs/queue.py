@@ -16,6 +16,10 @@ from django.db import transaction
 EXECUTE_STAGE = "execute_stage"
 REAP = "reap"
 
+_CONNECT_SECONDS = 3
+# A person waits for the page that rings; the reaper rings again anyway.
+_TRY_ONCE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+
 logger = logging.getLogger(__name__)
 
 
@@ -37,10 +41,11 @@ def broker_settings() -> dict[str, Any]:
 
 def _transport_options(url: str) -> dict[str, Any]:
     if not url.startswith("filesystem:"):
-        return {"socket_connect_timeout": 3, "max_retries": 1} if url.startswith("redis") else {}
+        return {"socket_connect_timeout": _CONNECT_SECONDS} if url.startswith("redis") else {}
     folder = Path(settings.VAR_DIR) / "broker"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name in ("messages", "control"):
-        (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / name).mkdir(exist_ok=True, mode=0o700)
     return {
         "data_folder_in": str(folder / "messages"),
         "data_folder_out": str(folder / "messages"),
@@ -50,7 +55,9 @@ def _transport_options(url: str) -> dict[str, Any]:
 
 def _sender() -> Celery:
     sender = Celery("rso-studio-sender", set_as_current=False)
-    sender.conf.update(broker_settings())
+    options = broker_settings()
+    options["broker_transport_options"] |= _TRY_ONCE
+    sender.conf.update(options, broker_connection_timeout=_CONNECT_SECONDS)
     return sender
 
 
