@@ -1,6 +1,8 @@
 """Deployment settings: every value comes from the environment or from the data folder."""
 
 import os
+import shlex
+import sys
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -74,3 +76,9 @@ LEASE_SECONDS = float(os.environ.get("RSO_LEASE_SECONDS", "60"))
 RETRY_SECONDS = float(os.environ.get("RSO_RETRY_SECONDS", "5"))
 RUNNER_THREADS = int(os.environ.get("RSO_THREADS") or os.cpu_count() or 1)
 ARTIFACT_CACHE = os.environ.get("RSO_ARTIFACT_CACHE", str(VAR_DIR / "artifact-cache"))
+# How a runner is started, for sites that put it under a scheduler or a resource limit.
+RUNNER_COMMAND = tuple(shlex.split(os.environ.get("RSO_RUNNER_COMMAND", ""))) or (
+    sys.executable,
+    "-m",
+    "rso_core.runner",
+)

@@ -9,7 +9,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +21,6 @@ from pydantic import ValidationError
 
 from rso_core.protocol import EVENT, Event, Log, StageSpec
 
-COMMAND = (sys.executable, "-m", "rso_core.runner")
 GRACE_SECONDS = 5.0
 _STDERR_LINES = 40
 # The runner needs none of these; what it runs on comes from its artifacts.
@@ -50,9 +48,9 @@ def environment() -> dict[str, str]:
 class RunnerProcess:
     """One runner process. Events arrive in a queue, filled by a thread, so that waiting for them can time out."""
 
-    def __init__(self, command: tuple[str, ...] = COMMAND) -> None:
+    def __init__(self, command: tuple[str, ...] | None = None) -> None:
         self._process = subprocess.Popen(
-            command,
+            command or settings.RUNNER_COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -166,7 +164,7 @@ def _reading(
 class WarmRunner:
     """A runner that is kept between shards of one stage, and started when there is none."""
 
-    def __init__(self, command: tuple[str, ...] = COMMAND) -> None:
+    def __init__(self, command: tuple[str, ...] | None = None) -> None:
         self._command = command
         self._runner: RunnerProcess | None = None
 
