@@ -1,0 +1,101 @@
+"""What the dataset page shows of an imported dataset: rows, rejects, splits. Reads artifacts, never changes them."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import islice
+from typing import Any
+
+import pyarrow.compute as pc
+
+from rso_core.artifacts import Row, iterate_rows, read_table
+from rso_core.plan import assign_split
+from rso_core.vocabulary import COLUMNS, SPLITS, DatasetKind
+from webapp.runs.artifacts import store
+
+PAGE_SIZE = 10
+REJECTS = "rejects.jsonl"
+_RESPONSES: dict[str, tuple[str, ...]] = {"preference": ("chosen", "rejected"), "sft": ("target",), "prompts": ()}
+
+
+@dataclass(frozen=True)
+class RowPage:
+    """A page of rows: those that match the search, in the order of the source."""
+
+    rows: list[Row]
+    number: int
+    pages: int
+    matches: int
+
+
+def row_page(digest: str, kind: DatasetKind, *, words: str = "", number: int = 1) -> RowPage:
+    """Return a page of the rows in whose texts `words` stands, whatever its case. A number too high means the last."""
+    table = read_table(store().files(digest), COLUMNS[kind])
+    if words:
+        columns = ("prompt", *_RESPONSES[kind])
+        masks = [pc.match_substring(table[name], words, ignore_case=True) for name in columns]
+        indices = pc.indices_nonzero(reduce(pc.or_, masks))
+    else:
+        indices = None
+    matches = table.num_rows if indices is None else len(indices)
+    pages = max(1, -(-matches // PAGE_SIZE))
+    number = min(max(1, number), pages)
+    start = (number - 1) * PAGE_SIZE
+    found = table.slice(start, PAGE_SIZE) if indices is None else table.take(indices.slice(start, PAGE_SIZE))
+    return RowPage([_shown(row, kind) for row in found.to_pylist()], number, pages, matches)
+
+
+def _shown(row: Row, kind: DatasetKind) -> Row:
+    return {**row, "turns": json.loads(row["messages"]), "responses": [(name, row[name]) for name in _RESPONSES[kind]]}
+
+
+def rows_as_json_lines(digest: str) -> Iterator[str]:
+    """Yield every row as a line of JSON."""
+    for row in iterate_rows(store().files(digest)):
+        yield json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def rejects(digest: str) -> Iterator[dict[str, Any]]:
+    """Yield the rejected rows of an import: line, code, reason, excerpt."""
+    for path in store().files(digest, REJECTS):
+        if path.exists():
+            with path.open(encoding="utf-8") as file:
+                yield from map(json.loads, file)
+
+
+def first_rejects(digest: str, count: int) -> list[dict[str, Any]]:
+    """Return the first rejected rows of an import."""
+    return list(islice(rejects(digest), count))
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """How much of a dataset is in one split; `share` of the rows is in [0, 1]."""
+
+    split: str
+    rows: int
+    prompts: int
+    roots: int
+    share: float
+
+
+def split_counts(digest: str, *, seed: int, validation_fraction: float, test_fraction: float) -> list[SplitCount]:
+    """Return rows, prompts and conversation roots of each split, under a run's split settings."""
+    settings = {"seed": seed, "validation_fraction": validation_fraction, "test_fraction": test_fraction}
+    table = read_table(store().files(digest), ["prompt_id", "root"])
+    per_root = table.group_by("root").aggregate([([], "count_all")])
+    splits = {root: assign_split(root, settings) for root in per_root["root"].to_pylist()}
+    rows = _sum_by_split(per_root["root"].to_pylist(), per_root["count_all"].to_pylist(), splits)
+    pairs = table.group_by(["prompt_id", "root"]).aggregate([])
+    prompts = _sum_by_split(pairs["root"].to_pylist(), [1] * pairs.num_rows, splits)
+    roots = _sum_by_split(list(splits), [1] * len(splits), splits)
+    total = max(1, table.num_rows)
+    return [SplitCount(name, rows[name], prompts[name], roots[name], rows[name] / total) for name in SPLITS]
+
+
+def _sum_by_split(roots: Sequence[str], counts: Sequence[int], splits: dict[str, Any]) -> dict[str, int]:
+    sums = dict.fromkeys(SPLITS, 0)
+    for root, count in zip(roots, counts, strict=True):
+        sums[splits[root]] += count
+    return {str(name): count for name, count in sums.items()}

@@ -1,0 +1,24 @@
+"""Who may change what somebody owns, and sharing it."""
+
+from django.core.exceptions import PermissionDenied
+
+from webapp.accounts.models import User
+from webapp.runs.models import Dataset, RegisteredModel, Run
+
+Owned = Dataset | RegisteredModel | Run
+
+
+def may_change(user: User, item: Owned) -> bool:
+    """Return whether this person may change the item: its owner, and admins."""
+    return user.is_admin or item.owner_id == user.pk
+
+
+def set_shared(user: User, item: Owned, *, shared: bool) -> str:
+    """Share an item or stop sharing it; return the sentence that says so."""
+    if not may_change(user, item):
+        message = f"only {item.owner.username} or an admin may change who sees {item.name}."
+        raise PermissionDenied(message)
+    item.shared = shared
+    item.save(update_fields=["shared"])
+    seen_by = "every researcher sees it" if shared else f"only {item.owner.username} and admins see it"
+    return f"{item.name}: {seen_by} from now on."
