@@ -82,3 +82,9 @@ RUNNER_COMMAND = tuple(shlex.split(os.environ.get("RSO_RUNNER_COMMAND", ""))) or
     "-m",
     "rso_core.runner",
 )
+# Files that people upload: larger ones are stopped while they arrive, whatever length the browser declared.
+MAX_UPLOAD_BYTES = int(os.environ.get("RSO_MAX_UPLOAD_BYTES", str(4 * 10**9)))
+FILE_UPLOAD_HANDLERS = [
+    "webapp.runs.uploads.QuotaUploadHandler",
+    "django.core.files.uploadhandler.TemporaryFileUploadHandler",
+]
