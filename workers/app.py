@@ -16,6 +16,7 @@ from celery import Celery
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
+os.environ.setdefault("CELERY_SKIP_CHECKS", "1")  # they would load every page; the web process makes them
 django.setup()
 
 from webapp.runs.queue import REAP, broker_settings  # noqa: E402 - needs the settings
