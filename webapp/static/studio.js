@@ -1,4 +1,5 @@
-/* RSO Studio: theme, shortcuts, copying, times, polling with ETag, charts. No inline handlers; nothing is fetched from elsewhere. */
+/* RSO Studio: theme, shortcuts, copying, confirming, times, polling with ETag. No inline handlers; nothing is fetched from elsewhere.
+   charts.js listens to studio:prepare (new content stands in detail) and studio:theme, and polls through Studio.poll. */
 "use strict";
 
 (() => {
@@ -7,7 +8,6 @@
   if (stored === "light" || stored === "dark") root.dataset.theme = stored; // before the first paint
 
   const FAST = 2000, SLOW = 10000, SLOWEST = 60000;
-  const charts = new Map(); // element -> figure last drawn
 
   // Times -------------------------------------------------------------------------------------------
   const UNITS = [["year", 31536000], ["month", 2592000], ["day", 86400], ["hour", 3600], ["minute", 60]];
@@ -30,8 +30,8 @@
   // Polling -----------------------------------------------------------------------------------------
   // <div data-poll-url="…">: the answer replaces the content. [data-running] in it means "soon again";
   // [data-poll-reload] means that the rest of the page is out of date as well.
-  function poll(element, apply) {
-    const state = { etag: null, failures: 0, timer: 0 };
+  function poll(element, url, apply) {
+    const state = { etag: null, failures: 0, timer: 0, asking: false };
     const delay = () => {
       const pace = element.matches("[data-running]") || element.querySelector("[data-running]") ? FAST : SLOW;
       return Math.min(SLOWEST, (document.hidden ? SLOW : pace) * 2 ** Math.min(state.failures, 5));
@@ -41,10 +41,11 @@
       if (element.isConnected) state.timer = setTimeout(ask, delay());
     };
     async function ask() {
+      if (state.asking) return;
+      state.asking = true;
       try {
         const headers = { "X-Requested-With": "fetch" };
         if (state.etag) headers["If-None-Match"] = state.etag;
-        const url = element.dataset.pollUrl || element.dataset.plotlyUrl;
         // no-store: the browser's own cache would answer a 304 with the old 200.
         const response = await fetch(url, { headers, cache: "no-store", redirect: "manual" });
         if (response.type === "opaqueredirect") return location.reload(); // signed out meanwhile
@@ -59,6 +60,8 @@
       } catch {
         state.failures += 1;
         if (state.failures > 1) tellOffline(1);
+      } finally {
+        state.asking = false;
       }
       again();
     }
@@ -82,7 +85,10 @@
     const kept = element.contains(document.activeElement) ? document.activeElement.id : "";
     const follows = [...element.querySelectorAll("[data-follow]")].map(atEnd);
     const open = [...element.querySelectorAll("details[id][open]")].map((item) => item.id);
+    const figures = new Map([...element.querySelectorAll("[data-chart]")].map((item) => [item.dataset.chart, item]));
     element.innerHTML = await response.text();
+    // The figure that was there keeps its zoom; charts.js gives it the new values.
+    for (const item of element.querySelectorAll("[data-chart]")) { const old = figures.get(item.dataset.chart); if (old) item.replaceWith(old); }
     for (const id of open) document.getElementById(id)?.setAttribute("open", "");
     [...element.querySelectorAll("[data-follow]")].forEach((item, index) => { if (follows[index] ?? true) item.scrollTop = item.scrollHeight; });
     if (kept) document.getElementById(kept)?.focus();
@@ -91,75 +97,49 @@
   }
   const atEnd = (item) => item.scrollHeight - item.scrollTop - item.clientHeight < 40;
 
-  // Charts ------------------------------------------------------------------------------------------
-  // data-plotly="id of a <script type=application/json>" or data-plotly-url="…" (polled while [data-running]).
-  // The figure is {data, layout, config?, running?}; colours may name a token: "var(--rso)".
-  const probe = document.createElement("span");
-  function colour(token) {
-    probe.style.color = `var(${token})`;
-    document.body.append(probe);
-    const value = getComputedStyle(probe).color;
-    probe.remove();
-    return value;
-  }
-  function resolved(value) {
-    if (typeof value === "string") return value.startsWith("var(--") ? colour(value.slice(4, -1)) : value;
-    if (Array.isArray(value)) return typeof value[0] === "number" ? value : value.map(resolved);
-    if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, resolved(item)]));
-    return value;
-  }
-  function layoutOf(figure) {
-    const axis = { gridcolor: colour("--line"), linecolor: colour("--line-strong"), zerolinecolor: colour("--line"), automargin: true, ticks: "outside", tickcolor: colour("--line"), ticklen: 4 };
-    const base = {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true, margin: { l: 48, r: 12, t: figure.layout?.title ? 36 : 12, b: 40 },
-      font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("--muted") },
-      colorway: ["--rso", "--dpo", "--slic", "--raft", "--rest", "--coin", "--sft"].map(colour),
-      hoverlabel: { bgcolor: colour("--surface"), bordercolor: colour("--line-strong"), font: { color: colour("--text") } },
-      legend: { orientation: "h", y: 1.12, x: 0 }, bargap: 0.06,
-    };
-    const given = resolved(figure.layout || {});
-    const layout = { ...base, ...given, font: { ...base.font, ...given.font }, margin: { ...base.margin, ...given.margin } };
-    for (const name of new Set(["xaxis", "yaxis", ...Object.keys(given).filter((key) => /^[xy]axis\d*$/.test(key))])) layout[name] = { ...axis, ...given[name] };
-    return layout;
-  }
-  function draw(element, figure) {
-    charts.set(element, figure);
-    if (!window.Plotly) return;
-    const config = { displaylogo: false, responsive: true, displayModeBar: "hover", modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"], ...figure.config };
-    window.Plotly.react(element, resolved(figure.data), layoutOf(figure), config);
-  }
-  function mountChart(element) {
-    if (charts.has(element)) return;
-    charts.set(element, null);
-    const source = element.dataset.plotly && document.getElementById(element.dataset.plotly);
-    if (source) return draw(element, JSON.parse(source.textContent));
-    if (!element.dataset.plotlyUrl) return;
-    const apply = async (response) => {
-      const figure = await response.json();
-      element.toggleAttribute("data-running", Boolean(figure.running));
-      draw(element, figure);
-    };
-    poll(element, apply).ask();
-  }
-  function redraw() {
-    for (const [element, figure] of charts) {
-      if (!element.isConnected) charts.delete(element);
-      else if (figure) draw(element, figure);
-    }
-  }
-
   // Theme, copying, shortcuts --------------------------------------------------------------------------
   const isDark = () => root.dataset.theme === "dark" || (!root.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
   function toggleTheme() {
     root.dataset.theme = isDark() ? "light" : "dark";
     localStorage.setItem("theme", root.dataset.theme);
-    redraw();
+    tellTheme();
   }
+  const tellTheme = () => document.dispatchEvent(new CustomEvent("studio:theme"));
   async function copy(button) {
-    await navigator.clipboard.writeText(button.dataset.copy);
+    const label = button.getAttribute("aria-label");
+    await write(button.dataset.copy);
     button.classList.add("copied");
     button.setAttribute("aria-label", "Copied");
-    setTimeout(() => { button.classList.remove("copied"); button.setAttribute("aria-label", "Copy"); }, 1500);
+    setTimeout(() => {
+      button.classList.remove("copied");
+      if (label === null) button.removeAttribute("aria-label"); else button.setAttribute("aria-label", label);
+    }, 1500);
+  }
+  async function write(text) {
+    if (navigator.clipboard) return navigator.clipboard.writeText(text);
+    // Without https and away from localhost there is no clipboard API.
+    const area = Object.assign(document.createElement("textarea"), { value: text, className: "sr" });
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+
+  // A question before an action that cannot be undone: it names the thing, and Cancel has the focus.
+  function confirmed(button) {
+    const dialog = document.createElement("dialog");
+    const text = Object.assign(document.createElement("p"), { textContent: button.dataset.confirm, id: "confirm-text" });
+    const foot = Object.assign(document.createElement("div"), { className: "form-foot" });
+    const no = Object.assign(document.createElement("button"), { type: "button", className: "button", textContent: "Cancel", autofocus: true });
+    const yes = Object.assign(document.createElement("button"), { type: "button", className: "button danger", textContent: button.dataset.confirmWord || button.textContent.trim() });
+    foot.append(no, yes);
+    dialog.append(text, foot);
+    dialog.setAttribute("aria-labelledby", "confirm-text");
+    no.addEventListener("click", () => dialog.close());
+    yes.addEventListener("click", () => { dialog.close(); button.dataset.confirmed = ""; button.form ? button.form.requestSubmit(button) : button.click(); delete button.dataset.confirmed; });
+    dialog.addEventListener("close", () => { dialog.remove(); button.focus(); });
+    document.body.append(dialog);
+    dialog.showModal();
   }
   let lastKey = "";
   function shortcut(event) {
@@ -184,16 +164,17 @@
 
   function prepare(scope) {
     tellTimes(scope);
-    scope.querySelectorAll("[data-plotly], [data-plotly-url]").forEach(mountChart);
     scope.querySelectorAll("[data-follow]").forEach((item) => { item.scrollTop = item.scrollHeight; });
     scope.querySelectorAll("form").forEach(showDependents);
-    for (const element of scope.querySelectorAll("[data-poll-url]")) poll(element, (response) => replace(element, response)).again();
+    for (const element of scope.querySelectorAll("[data-poll-url]")) poll(element, element.dataset.pollUrl, (response) => replace(element, response)).again();
+    document.dispatchEvent(new CustomEvent("studio:prepare", { detail: scope }));
   }
 
+  window.Studio = { poll, prepare };
   document.addEventListener("DOMContentLoaded", () => {
     prepare(document);
     setInterval(() => tellTimes(document), 30000);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", tellTheme);
   });
   document.addEventListener("keydown", shortcut);
   document.addEventListener("change", (event) => {
@@ -205,7 +186,7 @@
     if (!button) return;
     if ("copy" in button.dataset) copy(button);
     else if ("themeToggle" in button.dataset) toggleTheme();
-    else if (!confirm(button.dataset.confirm)) event.preventDefault();
+    else if (!("confirmed" in button.dataset)) { event.preventDefault(); confirmed(button); }
   });
   document.addEventListener("submit", (event) => {
     // A second click would upload a large file twice.

@@ -152,6 +152,15 @@ def explain(key: str) -> dict[str, Any]:
     return {"key": key, "entry": GLOSSARY[key]}
 
 
+@register.inclusion_tag("_studio/chart.html")
+def chart(key: str, figure: Mapping[str, Any], label: str, css: str = "") -> dict[str, Any]:
+    """Return a Plotly figure {data, layout} for charts.js; `label` says in words what it shows.
+
+    `key` is unique on the page and stays the same when a polled part is replaced, so that the zoom is kept.
+    """
+    return {"key": key, "figure": figure, "label": label, "css": css}
+
+
 @register.inclusion_tag("_studio/field.html")
 def field(bound: BoundField, help_text: str = "") -> dict[str, Any]:
     """Return a form field with label, help and errors, tied together for screen readers."""
