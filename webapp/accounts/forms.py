@@ -1,6 +1,6 @@
 """Forms of sign-in and accounts."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib.auth import authenticate
@@ -10,6 +10,12 @@ from django.http import HttpRequest
 
 from webapp.accounts.models import Role, User
 from webapp.accounts.throttle import WINDOW, forget_tries, may_try
+
+if TYPE_CHECKING:
+    UserModelForm = forms.ModelForm[User]
+    UserPasswordForm = SetPasswordForm[User]
+else:  # Django's own classes take no type
+    UserModelForm, UserPasswordForm = forms.ModelForm, SetPasswordForm
 
 ROLE_CHOICES = [
     (Role.RESEARCHER, "Researcher: imports data and models, launches runs, sees their own and shared ones"),
@@ -54,7 +60,7 @@ class SignInForm(forms.Form):
         return values
 
 
-class NewPersonForm(forms.ModelForm[User]):
+class NewPersonForm(UserModelForm):
     """A new account; its owner chooses the password behind a one-time link."""
 
     role = forms.ChoiceField(choices=ROLE_CHOICES, widget=forms.RadioSelect, initial=Role.RESEARCHER)
@@ -74,7 +80,7 @@ class NewPersonForm(forms.ModelForm[User]):
         return user
 
 
-class PersonForm(forms.ModelForm[User]):
+class PersonForm(UserModelForm):
     """Role and state of an account. The last active admin stays one, or nobody could let anybody in."""
 
     role = forms.ChoiceField(choices=ROLE_CHOICES, widget=forms.RadioSelect)
@@ -97,7 +103,7 @@ class PersonForm(forms.ModelForm[User]):
         return values
 
 
-class NewPasswordForm(SetPasswordForm[User]):
+class NewPasswordForm(UserPasswordForm):
     """A new password, typed twice, for somebody who came by a one-time link."""
 
 
