@@ -82,6 +82,7 @@ class Stage(models.Model):
     input_digests = models.JSONField(default=dict)  # imported datasets and models, by input name
     shard_count = models.PositiveIntegerField(default=1)
     work = models.CharField(max_length=200, blank=True)
+    work_units = models.FloatField(null=True, blank=True)  # the same as a number, to learn seconds per unit from
     status = _status_field()
     message = models.TextField(blank=True)  # why it failed, for people
     traceback = models.TextField(blank=True)
@@ -300,6 +301,7 @@ class Run(models.Model):
     status = _status_field()
     message = models.TextField(blank=True)
     cloned_from = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="clones")
+    launch_token = models.UUIDField(null=True, blank=True, unique=True, editable=False)  # of the form: one run each
     stages: models.ManyToManyField[Stage, RunStage] = models.ManyToManyField(
         Stage, through="RunStage", related_name="runs"
     )

@@ -1,7 +1,8 @@
 """What people do with runs: preview, launch, stop, resume, import. Rules that span several tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from django.db import connection, transaction
 from django.db.models import QuerySet
@@ -13,6 +14,7 @@ from rso_core.plan import Plan, PlannedStage, RunData, build_plan, fingerprint_o
 from webapp.accounts.models import User
 from webapp.runs.artifacts import store
 from webapp.runs.completion import fill_dataset, fill_model
+from webapp.runs.estimates import work_units
 from webapp.runs.models import (
     LIVE,
     Dataset,
@@ -82,32 +84,51 @@ def request_profile(*, plan: Plan) -> Stage:
     return ensure_stages([planned])[planned.key]
 
 
-def launch_run(*, config: RunConfig, user: User, name: str | None = None, cloned_from: Run | None = None) -> Run:
+def launch_run(
+    *,
+    config: RunConfig,
+    user: User,
+    name: str | None = None,
+    cloned_from: Run | None = None,
+    token: UUID | None = None,
+) -> Run:
     """Create a run and the stages it does not share with earlier ones.
 
-    Raises UserError when the plan is impossible, or its length profile has not been made and so nobody can
+    A form sent twice with the same `token` and settings makes one run. Raises UserError when the plan is impossible, or its length profile has not been made and so nobody can
     have seen what truncation would do.
     """
     plan, done, _ = preview_plan(config=config, user=user)
     if plan.stage("length_profile").fingerprint not in done:
         message = "the length profile of this data and model is not ready: open the plan preview, wait for it and look at the counts of truncated rows, then launch"
         raise UserError(message)
-    return create_run(plan=plan, config=config, user=user, name=name, cloned_from=cloned_from)
+    return create_run(plan=plan, config=config, user=user, name=name, cloned_from=cloned_from, token=token)
 
 
 def create_run(
-    *, plan: Plan, config: RunConfig, user: User, name: str | None = None, cloned_from: Run | None = None
+    *,
+    plan: Plan,
+    config: RunConfig,
+    user: User,
+    name: str | None = None,
+    cloned_from: Run | None = None,
+    token: UUID | None = None,
 ) -> Run:
     """Create a run of a plan and the stages that no earlier run asked for, in one transaction."""
+    values = config.model_dump(mode="json")
     with transaction.atomic():
         stages, created = _ensure(plan.stages)
+        earlier = Run.objects.filter(launch_token=token).first() if token else None
+        if earlier is not None and (earlier.owner_id, earlier.config) == (user.pk, values):
+            return earlier
         run = Run.objects.create(
             owner=user,
             name=name or config.name,
-            config=config.model_dump(mode="json"),
+            config=values,
             schema_version=SCHEMA_VERSION,
             cloned_from=cloned_from,
+            launch_token=None if earlier else token,
         )
+        _count_work([stages[item.key] for item in plan.stages], work_units(config, plan))
         RunStage.objects.bulk_create(
             RunStage(run=run, stage=stages[item.key], key=item.key, order=order, reused=item.fingerprint not in created)
             for order, item in enumerate(plan.stages)
@@ -115,6 +136,13 @@ def create_run(
         refresh_runs(Run.objects.filter(pk=run.pk))
     run.refresh_from_db()
     return run
+
+
+def _count_work(stages: Iterable[Stage], units: Mapping[str, float]) -> None:
+    for stage in stages:
+        if stage.work_units is None and stage.fingerprint in units:
+            stage.work_units = units[stage.fingerprint]
+            stage.save(update_fields=["work_units"])
 
 
 def ensure_stages(planned: Sequence[PlannedStage]) -> dict[str, Stage]:
