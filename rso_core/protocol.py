@@ -4,6 +4,7 @@ Supervisor → runner on standard input: a `StageSpec` a line; end of input mean
 Runner → supervisor on standard output: `Event`s; each spec is answered by exactly one `Result` or `Failure`.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -70,3 +71,18 @@ class Failure(_Message):
 
 Event = Progress | Metrics | Log | Result | Failure
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def add_summaries(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add the numbers of shards' summaries by name, inside nested mappings too; other values are the first's."""
+    total: dict[str, Any] = {}
+    for summary in summaries:
+        for name, value in summary.items():
+            known = total.get(name)
+            if isinstance(value, Mapping):
+                total[name] = add_summaries([known or {}, value])
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                total[name] = (known or 0) + value
+            else:
+                total.setdefault(name, value)
+    return total

@@ -14,7 +14,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from rso_core.errors import RsoError
-from rso_core.protocol import Log, Metrics, Progress, StageSpec
+from rso_core.protocol import Log, Metrics, Progress, StageSpec, add_summaries
 from webapp.runs.artifacts import store
 from webapp.runs.completion import record_completion
 from webapp.runs.failures import Failed, end_attempt, end_in_failure, lease, settle_stage
@@ -195,21 +195,6 @@ def _finish_stage(stage: Stage) -> None:
     open_downstream(stage)
     refresh_runs(runs_of(stage))
     transaction.on_commit(lambda: store().discard_checkpoints(stage.fingerprint), robust=True)
-
-
-def add_summaries(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Add the numbers of shards' summaries by name, inside nested mappings too; other values are the first's."""
-    total: dict[str, Any] = {}
-    for summary in summaries:
-        for name, value in summary.items():
-            known = total.get(name)
-            if isinstance(value, Mapping):
-                total[name] = add_summaries([known or {}, value])
-            elif isinstance(value, int | float) and not isinstance(value, bool):
-                total[name] = (known or 0) + value
-            else:
-                total.setdefault(name, value)
-    return total
 
 
 def fail_shard(claim: Claim, failed: Failed) -> None:
