@@ -1,17 +1,58 @@
-"""Deployment settings: every value comes from the environment or from the data folder."""
+"""Deployment settings: every value comes from the environment or from the data folder.
+
+`deploy/env.example` lists the variables. Rules over several settings are system checks, in `webapp/checks.py`.
+"""
 
 import os
-import shlex
 import sys
 from pathlib import Path
-from urllib.parse import unquote, urlparse
+from typing import Any
+
+from csp.constants import NONCE, NONE, SELF, UNSAFE_INLINE
+
+from webapp.environment import (
+    database,
+    envbool,
+    envchoice,
+    envcommand,
+    envfloat,
+    envfolder_or_url,
+    envint,
+    envlist,
+    envpath,
+    envsecret,
+    envurl,
+    kept_value,
+    made_folder,
+)
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-VAR_DIR = Path(os.environ.get("RSO_VAR_DIR", BASE_DIR / "var"))
-SECRET_KEY = os.environ.get("SECRET_KEY", "replaced-by-generated-secret")
+VAR_DIR = made_folder("RSO_VAR_DIR", envpath("RSO_VAR_DIR", BASE_DIR / "var"))
+
+# Libraries that would look outside. Whoever wants models and datasets from the hub sets HF_HUB_OFFLINE=0.
+for _name, _value in {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+SECRET_KEY = envsecret("SECRET_KEY", VAR_DIR / "secrets" / "secret-key")
 DEBUG = False
-ALLOWED_HOSTS = ["*"]
+ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]", *envlist("ALLOWED_HOSTS")]
+CSRF_TRUSTED_ORIGINS = envlist("CSRF_TRUSTED_ORIGINS")
+
 AUTH_USER_MODEL = "accounts.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "login"
+
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
@@ -20,12 +61,15 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
+    "csp",
     "django_htmx",
+    "webapp",
     "webapp.accounts",
     "webapp.runs",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -43,6 +87,7 @@ TEMPLATES = [
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
+                "csp.context_processors.nonce",
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
@@ -50,41 +95,85 @@ TEMPLATES = [
         },
     }
 ]
-_url = urlparse(os.environ.get("DATABASE_URL", ""))
-DATABASES = {
+
+# The address of the embedded database is in the data folder while it runs, for commands beside the product.
+DATABASES: dict[str, dict[str, Any]] = {
     "default": {
         "ENGINE": "django.db.backends.postgresql",
-        "NAME": _url.path.lstrip("/") or "rso",
-        "USER": unquote(_url.username or ""),
-        "PASSWORD": unquote(_url.password or ""),
-        "HOST": _url.hostname or "",
-        "PORT": str(_url.port or ""),
+        "NAME": "",
+        "HOST": "",
+        **database("DATABASE_URL", kept_value(VAR_DIR / "database-url")),
+        "CONN_MAX_AGE": envint("RSO_CONNECTION_SECONDS", 600, minimum=0),
+        "CONN_HEALTH_CHECKS": True,
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+
+# Files of the product are served by the web process as they are; there is no step that collects them.
 STATIC_URL = "/static/"
-STATICFILES_DIRS = [BASE_DIR / "webapp" / "static"]
-STATIC_ROOT = VAR_DIR / "static"
-ARTIFACT_URL = os.environ.get("ARTIFACT_URL", str(VAR_DIR / "artifacts"))
-CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL", "")
-LOGIN_URL = "login"
-LOGIN_REDIRECT_URL = "home"
-# Work: how long a worker that is not heard of keeps it, how long before the first retry, threads of a runner.
-LEASE_SECONDS = float(os.environ.get("RSO_LEASE_SECONDS", "60"))
-RETRY_SECONDS = float(os.environ.get("RSO_RETRY_SECONDS", "5"))
-RUNNER_THREADS = int(os.environ.get("RSO_THREADS") or os.cpu_count() or 1)
-ARTIFACT_CACHE = os.environ.get("RSO_ARTIFACT_CACHE", str(VAR_DIR / "artifact-cache"))
-# How a runner is started, for sites that put it under a scheduler or a resource limit.
-RUNNER_COMMAND = tuple(shlex.split(os.environ.get("RSO_RUNNER_COMMAND", ""))) or (
-    sys.executable,
-    "-m",
-    "rso_core.runner",
-)
-# Files that people upload: larger ones are stopped while they arrive, whatever length the browser declared.
-MAX_UPLOAD_BYTES = int(os.environ.get("RSO_MAX_UPLOAD_BYTES", str(4 * 10**9)))
+STATICFILES_FINDERS = [
+    "django.contrib.staticfiles.finders.AppDirectoriesFinder",
+    "webapp.static_files.PlotlyFinder",
+]
+WHITENOISE_USE_FINDERS = True
+
+# Uploads: counted while they arrive, kept beside the artifacts so that keeping one is a rename.
+MAX_UPLOAD_BYTES = envint("RSO_MAX_UPLOAD_BYTES", 2 << 30, minimum=1)
+FILE_UPLOAD_TEMP_DIR = made_folder("RSO_VAR_DIR", VAR_DIR / "uploads")
 FILE_UPLOAD_HANDLERS = [
     "webapp.runs.uploads.QuotaUploadHandler",
+    "django.core.files.uploadhandler.MemoryFileUploadHandler",
     "django.core.files.uploadhandler.TemporaryFileUploadHandler",
 ]
+
+# What a browser may do. Charts set styles inline; no script ever stands in a page.
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "script-src": [SELF, NONCE],
+        "style-src": [SELF, UNSAFE_INLINE],
+        "img-src": [SELF, "data:", "blob:"],
+        "font-src": [SELF, "data:"],
+        "object-src": [NONE],
+        "base-uri": [NONE],
+        "form-action": [SELF],
+        "frame-ancestors": [NONE],
+    }
+}
+X_FRAME_OPTIONS = "DENY"
+SECURE_REFERRER_POLICY = "same-origin"
+SESSION_COOKIE_AGE = 14 * 24 * 3600
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+# Whose word about the client's address and scheme is taken (X-Forwarded-For, X-Forwarded-Proto); "" is nobody's.
+TRUSTED_PROXIES = envlist("RSO_TRUSTED_PROXIES")
+_https = envbool("RSO_HTTPS", default=False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = _https
+SECURE_HSTS_SECONDS = envint("RSO_HSTS_SECONDS", 3600, minimum=0) if _https else 0
+WEB_THREADS = envint("RSO_WEB_THREADS", 16, minimum=1)
+
+# Work: how long a worker that is not heard of keeps it, how long before the first retry, threads of a runner.
+CELERY_BROKER_URL = envurl("CELERY_BROKER_URL", "filesystem://")
+ARTIFACT_URL = envfolder_or_url("ARTIFACT_URL", VAR_DIR / "artifacts")
+ARTIFACT_CACHE = str(envpath("RSO_ARTIFACT_CACHE", VAR_DIR / "artifact-cache"))
+LEASE_SECONDS = envfloat("RSO_LEASE_SECONDS", 60, minimum=1)
+RETRY_SECONDS = envfloat("RSO_RETRY_SECONDS", 5, minimum=0)
+RUNNER_THREADS = envint("RSO_THREADS", os.cpu_count() or 1, minimum=1)
+# How a runner is started, for sites that put it under a scheduler or a resource limit.
+RUNNER_COMMAND = envcommand("RSO_RUNNER_COMMAND", (sys.executable, "-m", "rso_core.runner"))
+
+_level = envchoice("RSO_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+    "loggers": {
+        "webapp": {"level": _level},
+        "workers": {"level": _level},
+        "django.server": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+    },
+}

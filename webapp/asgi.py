@@ -1,0 +1,25 @@
+"""The web application as one ASGI process.
+
+Django runs on threads behind a WSGI bridge, so that each thread keeps its database connection: as ASGI handlers
+its views would open one for every request. Whatever is to stand beside Django in this process is mounted here,
+before it.
+"""
+
+import os
+from typing import Any
+
+from a2wsgi import WSGIMiddleware
+from django.conf import settings
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from webapp.wsgi import application as django_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
+
+
+def _application() -> Any:
+    bridged: Any = WSGIMiddleware(django_application, workers=settings.WEB_THREADS)
+    return ProxyHeadersMiddleware(bridged, trusted_hosts=settings.TRUSTED_PROXIES)
+
+
+application = _application()

@@ -1,0 +1,8 @@
+"""The web application as WSGI, for servers that bring threads of their own."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
+application = get_wsgi_application()
