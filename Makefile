@@ -1,0 +1,91 @@
+# Every target sets up what it needs; `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+STAMP := $(VENV)/.ready
+PORT ?= 8000
+HOST ?= 127.0.0.1
+GPU_WORKERS ?= 1
+# What is installed as torch, and where from beside the default index. The default is the CPU build of PyTorch's own
+# index; for CUDA: make setup TORCH_INDEX=https://download.pytorch.org/whl/cu130
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+COVERAGE ?= 85
+SOURCES := rso_core webapp workers tests manage.py $(wildcard benchmarks)
+
+.PHONY: help setup up demo demo-real test test-long check fmt lock bench-import clean browser
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Settings: PORT=$(PORT) HOST=$(HOST) GPU_WORKERS=$(GPU_WORKERS) VENV=$(VENV) TORCH=$(TORCH); the rest is in deploy/env.example"
+
+setup: $(STAMP) ## Make .venv and install what is locked (instant the second time)
+
+# torch is pinned by version only, as its builds differ in hash; all else by hash. It comes last, so that what it
+# needs is there already; a build for CUDA brings its libraries along.
+$(STAMP): requirements/dev.txt
+	@python=$$(for name in python3.11 python3 python3.12 python3.13; do command -v $$name >/dev/null && \
+	  $$name -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$name; break; }; done; true); \
+	if [ -z "$$python" ]; then echo "Python 3.11 or newer with venv is needed (Debian: apt-get install python3 python3-venv)." >&2; exit 1; fi; \
+	[ -x $(PY) ] || { echo "Making $(VENV) with $$($$python --version)"; $$python -m venv $(VENV); }
+	@echo "Installing the locked packages (several minutes the first time)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-index "$(TORCH)" 2>/dev/null || \
+	  $(PY) -m pip install --quiet --disable-pip-version-check --extra-index-url "$(TORCH_INDEX)" "$(TORCH)"
+	@$(PY) -c 'import torch; print("torch", torch.__version__)'
+	@touch $@
+
+up: $(STAMP) ## Start the product: database, web, workers (Ctrl-C stops all of it)
+	@exec $(PY) -m workers.services up --host $(HOST) --port $(PORT) --gpu-workers $(GPU_WORKERS)
+
+demo: $(STAMP) ## Run RSO on the mini task in the started product and show what came of it (DEMO_EXIT=1 ends it then)
+	@exec $(PY) -m workers.services up --host $(HOST) --port $(PORT) --gpu-workers $(GPU_WORKERS) --then $(PY) -m workers.demo
+
+demo-real: $(STAMP) ## Run RSO on real preferences: PREFERENCES=FILE BASE=MODEL_DIR
+	@exec $(PY) manage.py demo_real $(if $(PREFERENCES),--preferences "$(PREFERENCES)") $(if $(BASE),--base "$(BASE)") $(ARGS)
+
+# As root on Debian the browser is installed; elsewhere the tests say what was not run, and fail under CI=true.
+browser:
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$name >/dev/null && exit 0; done; \
+	if [ -n "$${RSO_CHROMIUM:-}" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing Chromium for the browser tests"; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || echo "Chromium could not be installed" >&2; \
+	fi
+
+test: $(STAMP) browser ## Run the tests (ARGS="-k words" for some of them, then without the coverage gate)
+	@$(PY) -m pytest -m "not slow" $(if $(ARGS),$(ARGS),--cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE))
+
+test-long: $(STAMP) browser ## Run all tests: more seeds, more sizes
+	@$(PY) -m pytest $(ARGS)
+
+check: $(STAMP) ## Lint, types, layers, migrations, templates, spelling
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check --quiet $(SOURCES)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(PY) -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
+	@$(BIN)/djlint --lint --quiet templates
+	@$(BIN)/codespell $(SOURCES) templates docs deploy Makefile $(wildcard *.md)
+	@echo "check: everything is in order"
+
+fmt: $(STAMP) ## Format the code
+	@$(BIN)/ruff check --fix-only --quiet $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+# torch's line is taken out: it is installed by version (see setup). Linux only lines of CUDA builds fall away with it.
+lock: $(STAMP) ## Pin the newest allowed versions: requirements/*.txt from requirements/*.in
+	@$(PY) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
+	@for name in base dev; do \
+	  $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-package torch --custom-compile-command "make lock" requirements/$$name.in -o requirements/$$name.txt; done
+
+bench-import: $(STAMP) ## Measure how fast preference files are imported
+	@$(PY) benchmarks/bench_import.py $(ARGS)
+
+clean: ## Remove caches and the environment (the data in var/ stays)
+	@rm -rf $(VENV) $(VENV)-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov test-results
