@@ -1,0 +1,202 @@
+"""Sample responses from a policy, with every sampling setting explicit and randomness per prompt.
+
+A loop of our own instead of `model.generate`: nothing can come from a model's generation_config, a prompt is
+read once for all of its responses, and finished responses leave the batch. The random numbers of a prompt come
+from its own seed alone, so its responses do not depend on the shard or the batch it is in (up to the rounding
+of the forward pass, which batch shapes change).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
+
+from rso_core.errors import UserError
+from rso_core.models import LanguageModel
+
+
+@dataclass(frozen=True)
+class Response:
+    """A sampled response; `token_ids` ends with EOS unless `truncated` (the length limit came first)."""
+
+    token_ids: list[int]
+    truncated: bool
+
+
+def generate(  # noqa: PLR0913 - every sampling setting is explicit
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    num_responses: int,
+    temperature: float,
+    top_k: int,
+    max_new_tokens: int,
+    seeds: Sequence[int],
+    batch_size: int,
+) -> list[list[Response]]:
+    """Return `num_responses` responses to each prompt of token ids.
+
+    `top_k` 0 samples among all tokens, 1 is greedy. At most `batch_size` responses are decoded at once.
+    Raises UserError when a prompt with its response does not fit the model's context.
+    """
+    _check(lm, prompts, max_new_tokens)
+    found: list[list[Response]] = [[] for _ in prompts]
+    with torch.inference_mode():
+        for block, width in _blocks(len(prompts), num_responses, batch_size):
+            uniforms = torch.cat([_uniforms(seeds[i], max_new_tokens, num_responses)[width] for i in block])
+            branches = len(uniforms) // len(block)
+            decoding = _Decoding(lm, [prompts[i] for i in block], branches)
+            sampled = _decode(decoding, uniforms.to(lm.device), temperature=temperature, top_k=top_k)
+            for row, response in enumerate(sampled):
+                found[block[row // branches]].append(response)
+    return found
+
+
+def _check(lm: LanguageModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    longest, limit = max((len(ids) for ids in prompts), default=1), lm.context_limit
+    if limit is not None and longest + max_new_tokens > limit:
+        message = (
+            f"a prompt of {longest} tokens with a response of up to {max_new_tokens} exceeds the model's context of {limit} "
+            f"tokens; lower data.max_prompt_tokens or data.max_response_tokens"
+        )
+        raise UserError(message)
+    if any(len(ids) == 0 for ids in prompts):
+        message = "a prompt must hold at least one token; this one is empty"
+        raise UserError(message)
+
+
+def _blocks(prompts: int, responses: int, batch_size: int) -> Iterator[tuple[range, slice]]:
+    """Yield (prompts, their responses) to decode at once: several prompts whole, or a part of one prompt's responses."""
+    together = max(1, batch_size // responses)
+    for start in range(0, prompts, together):
+        block = range(start, min(start + together, prompts))
+        for first in range(0, responses, batch_size):
+            yield block, slice(first, min(first + batch_size, responses))
+
+
+def _uniforms(seed: int, steps: int, responses: int) -> Tensor:
+    """Return a prompt's random numbers [responses, steps]; a longer limit only adds to them."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(steps, responses, generator=generator, dtype=torch.float64).T
+
+
+@dataclass
+class _Decoding:
+    """The state of sequences that are decoded together: cache, masks and positions, one row a sequence."""
+
+    lm: LanguageModel
+    prompts: Sequence[Sequence[int]]
+    branches: int
+    cache: Any = field(init=False)
+    mask: Tensor = field(init=False)
+    encoded: Tensor | None = field(init=False, default=None)
+
+    def start(self) -> Tensor:
+        """Read each prompt once, branch, and return the next-token logits [rows, vocabulary]."""
+        padded, self.mask = pad_left(self.prompts, self.lm.pad_id, self.lm.device)
+        if self.lm.family == "causal":
+            self.cache = DynamicCache(config=self.lm.plain.config)
+            logits = self._forward(input_ids=padded, position_ids=positions(self.mask))
+        else:
+            self.encoded = self.lm.plain.get_encoder()(input_ids=padded, attention_mask=self.mask).last_hidden_state
+            self.cache = EncoderDecoderCache(*(DynamicCache(config=self.lm.plain.config) for _ in range(2)))
+            first = torch.full((len(padded), 1), decoder_start_id(self.lm), device=self.lm.device)
+            logits = self._forward(decoder_input_ids=first)
+        rows = torch.arange(len(padded), device=self.lm.device).repeat_interleave(self.branches)
+        self.keep(rows)
+        return logits[rows]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Append one token to each row and return the next-token logits."""
+        if self.lm.family == "seq2seq":
+            return self._forward(decoder_input_ids=tokens[:, None])
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
+        return self._forward(input_ids=tokens[:, None], position_ids=positions(self.mask)[:, -1:])
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep (or repeat) these rows."""
+        self.cache.batch_select_indices(rows)
+        self.mask = self.mask[rows]
+        if self.encoded is not None:
+            self.encoded = self.encoded[rows]
+
+    def _forward(self, **inputs: Tensor) -> Tensor:
+        if self.encoded is not None:
+            inputs["encoder_outputs"] = (self.encoded,)  # type: ignore[assignment]
+        else:
+            inputs["logits_to_keep"] = 1  # type: ignore[assignment]
+        output = self.lm.model(**inputs, attention_mask=self.mask, cache=self.cache, use_cache=True)
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+
+def pad_left(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return token ids padded on the left and their mask, both [batch, longest]."""
+    width = max(len(ids) for ids in sequences)
+    padded = [[pad_id] * (width - len(ids)) + list(ids) for ids in sequences]
+    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in sequences]
+    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Return the position of each token, counted from its sequence's first real token."""
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def decoder_start_id(lm: LanguageModel) -> int:
+    """Return the token a T5 decoder starts with."""
+    start = lm.plain.config.decoder_start_token_id
+    return lm.pad_id if start is None else int(start)
+
+
+def _decode(decoding: _Decoding, uniforms: Tensor, *, temperature: float, top_k: int) -> list[Response]:
+    """Sample one response a row of `uniforms` [rows, steps]; compact the batch whenever half of it has finished."""
+    rows, steps = uniforms.shape
+    eos = decoding.lm.eos_id
+    tokens = torch.full((rows, steps), eos, dtype=torch.long, device=uniforms.device)
+    done = torch.zeros(rows, dtype=torch.bool, device=uniforms.device)
+    active = torch.arange(rows, device=uniforms.device)  # which response each row of the batch is
+    logits = decoding.start()
+    for step in range(steps):
+        drawn = sample_tokens(logits, uniforms[active, step], temperature=temperature, top_k=top_k)
+        drawn = torch.where(done[active], eos, drawn)
+        tokens[active, step] = drawn
+        done[active] |= drawn == eos
+        going = ~done[active]
+        if step + 1 == steps or not bool(going.any()):
+            break
+        if int(going.sum()) * 2 <= len(active):
+            rest = going.nonzero().squeeze(1)
+            decoding.keep(rest)
+            active, drawn = active[rest], drawn[rest]
+        logits = decoding.step(drawn)
+    return [_response(ids, eos) for ids in tokens.tolist()] if steps else [Response([], truncated=True)] * rows
+
+
+def _response(ids: list[int], eos: int) -> Response:
+    """Cut after the first EOS; the array was filled with EOS, so a response without one reached the limit."""
+    if eos in ids:
+        return Response(ids[: ids.index(eos) + 1], truncated=False)
+    return Response(ids, truncated=True)
+
+
+def sample_tokens(logits: Tensor, uniforms: Tensor, *, temperature: float, top_k: int) -> Tensor:
+    """Draw one token a row by inverting the cumulative distribution of softmax(top_k(logits) / temperature).
+
+    Shapes: logits [rows, vocabulary] in any precision, uniforms [rows] in [0, 1), float64; returns [rows].
+    """
+    if top_k == 1:
+        return logits.argmax(dim=-1)
+    logits = logits.float()
+    if 0 < top_k < logits.shape[-1]:
+        values, choices = logits.topk(top_k, dim=-1)
+    else:
+        values, choices = logits, None
+    cumulative = torch.softmax(values / temperature, dim=-1).double().cumsum(dim=-1)
+    # The last entry is 1 only up to rounding: scaling by it keeps every draw inside.
+    found = torch.searchsorted(cumulative, (uniforms * cumulative[:, -1])[:, None], right=True)
+    found = found.clamp(max=cumulative.shape[-1] - 1)
+    return (found if choices is None else choices.gather(1, found)).squeeze(1)
