@@ -1,0 +1,47 @@
+"""Supervised fine-tuning: cross-entropy of the target given the prompt."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rso_core.grouped_forward import Group, response_log_probs
+from rso_core.protocol import Event
+from rso_core.training import BatchLoss, Drawn, Objective, train
+
+if TYPE_CHECKING:
+    from rso_core.models import LanguageModel
+
+Example = tuple[list[int], list[int]]  # prompt ids, target ids with end-of-sequence
+
+
+def train_sft(
+    lm: "LanguageModel",
+    examples: Sequence[Example],
+    training: Mapping[str, Any],
+    *,
+    seed: int,
+    checkpoint_dir: Path,
+    attempt: int,
+    emit: Callable[[Event], None],
+) -> dict[str, Any]:
+    """Fine-tune `lm` in place into π_sft and return what `training.train` returns.
+
+    The loss is −log π(target | prompt) over target tokens including end-of-sequence, its mean over the tokens of
+    the batch.
+    """
+    objective = Objective[Example](
+        section="sft",
+        items=examples,
+        loss=lambda batch: sft_loss(lm, batch),
+        weight=lambda example: len(example[1]),
+        length=lambda example: len(example[0]) + len(example[1]),
+    )
+    return train(lm, objective, training, seed=seed, checkpoint_dir=checkpoint_dir, attempt=attempt, emit=emit)
+
+
+def sft_loss(lm: "LanguageModel", batch: Sequence[Drawn[Example]]) -> BatchLoss:
+    """Return the cross-entropy of a few examples, summed over target tokens."""
+    groups = [Group(prompt_ids=drawn.item[0], responses=[drawn.item[1]]) for drawn in batch]
+    log_probs = response_log_probs(lm, groups, batch_size=len(groups))
+    tokens = sum(len(drawn.item[0]) + len(drawn.item[1]) for drawn in batch)
+    return BatchLoss(total=-sum(values.sum() for values in log_probs), tokens=tokens)  # type: ignore[arg-type]
