@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Emit = Callable[[Event], None]
 
+REPORT_SECONDS = 0.5
 _MODULES = {
     "stages_data": ("import_dataset", "import_model", "length_profile"),
     "stages_training": ("sft", "reward_training", "reference_log_probs", "policy_fitting", "checkpoint_selection"),
@@ -111,7 +112,7 @@ class Counter:
         """Count finished units and the tokens they took."""
         self._done += units
         self._tokens += tokens
-        if self._done >= self._total or time.monotonic() - self._last > 0.5:
+        if self._done >= self._total or time.monotonic() - self._last > REPORT_SECONDS:
             self._report()
 
     def _report(self) -> None:

@@ -1,0 +1,206 @@
+"""The stages that measure: responses to prompts of a split, win rate against the SFT target, the report."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rso_core.artifacts import Row, iterate_rows
+from rso_core.stages import Counter, Job, prompts_of_split
+from rso_core.stages_sampling import decode, policy_prompt, prompt_seed
+from rso_core.vocabulary import canonical_json
+from rso_core.win_rate import paired_difference
+from rso_core.win_rate import win_rate as estimate_win_rate
+
+RESPONSES = pa.schema(
+    [
+        *((name, pa.string()) for name in ("prompt_id", "root", "prompt", "messages", "meta", "target", "response")),
+        ("response_token_ids", pa.list_(pa.int32())),
+        ("truncated", pa.bool_()),
+    ]
+)
+WINS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("prompt_id", "root", "prompt", "target", "response")),
+        *((name, pa.float64()) for name in ("probability", "win", "gold_response", "gold_target", "gold_win")),
+        ("response_tokens", pa.int32()),
+    ]
+)
+SIDE_BY_SIDES = 5
+TIE = 0.5
+
+
+def respond(job: Job, lm: Any, counter_unit: str = "prompts") -> Iterator[Row]:
+    """Yield one sampled response of `lm` for each prompt of the stage's split, with the SFT target beside it."""
+    from rso_core.generation import generate
+
+    config = job.config
+    rows = prompts_of_split(
+        job.files("sft"), config["use_split"], config["split"], limit=config["max_prompts"], seed=config["seed"]
+    )
+    counter = Counter(job, len(rows), counter_unit)
+    for start in range(0, len(rows), config["batch_size"]):
+        block = rows[start : start + config["batch_size"]]
+        prompts = [policy_prompt(job, lm.tokenizer, lm.family, row["messages"]).ids for row in block]
+        samples = generate(
+            lm,
+            prompts,
+            num_responses=1,
+            temperature=config["temperature"],
+            top_k=config["top_k"],
+            max_new_tokens=config["max_response_tokens"],
+            batch_size=config["batch_size"],
+            seeds=[prompt_seed(config["seed"], "evaluation", row["prompt_id"]) for row in block],
+        )
+        counter.add(len(block), sum(len(responses[0].token_ids) for responses in samples))
+        for row, (response,) in zip(block, samples, strict=True):
+            columns = {name: row[name] for name in ("prompt_id", "root", "prompt", "messages", "meta", "target")}
+            text = decode(lm.tokenizer, response.token_ids)
+            yield {
+                **columns,
+                "response": text,
+                "response_token_ids": response.token_ids,
+                "truncated": response.truncated,
+            }
+
+
+def generation(job: Job) -> dict[str, Any]:
+    """Sample one response for each prompt of the split."""
+    rows = list(respond(job, job.model("policy")))
+    job.write(rows, RESPONSES)
+    truncated = sum(row["truncated"] for row in rows)
+    tokens = sum(len(row["response_token_ids"]) for row in rows)
+    return {"prompts": len(rows), "truncated": truncated, "tokens": tokens}
+
+
+def compare_with_target(job: Job, lm: Any, rows: Sequence[Row], reward: Mapping[str, Any]) -> list[float]:
+    """Return ρ(response beats the SFT target) of each row; equal texts are an exact tie."""
+    from rso_core.reward_ranking import prefer
+
+    counter = Counter(job, len(rows), "comparisons")
+    triples = [(row["prompt"], row["response"], row["target"]) for row in rows]
+    found = prefer(
+        lm,
+        triples,
+        task=reward["task"],
+        max_length=reward["max_length"],
+        order_average=reward["order_average"],
+        batch_size=reward["batch_size"],
+        on_progress=counter.add,
+    )
+    return [TIE if row["response"] == row["target"] else float(p) for row, p in zip(rows, found, strict=True)]
+
+
+def outcome(probability: float) -> float:
+    """Return 1 for a win, 0 for a loss, ½ for a tie."""
+    return TIE if probability == TIE else float(probability > TIE)
+
+
+def win_rate(job: Job) -> dict[str, Any]:
+    """Compare the responses with the SFT targets: by ρ (proxy), and exactly by the gold reward where there is one."""
+    rows = list(iterate_rows(job.files("responses")))
+    probabilities = compare_with_target(job, job.model("reward_model"), rows, job.config)
+    results = [_result(row, p, gold=job.config["gold"]) for row, p in zip(rows, probabilities, strict=True)]
+    job.write(results, WINS)
+    clusters = [row["root"] for row in rows]
+    draws, seed = job.config["bootstrap_draws"], job.config["seed"]
+    rates = {
+        name: estimate_win_rate([r[column] for r in results], clusters, draws=draws, seed=seed).as_dict()
+        if results[0][column] is not None
+        else None
+        for name, column in (("proxy", "win"), ("gold", "gold_win"))
+    }
+    return {
+        **rates,
+        "mean_response_tokens": float(np.mean([r["response_tokens"] for r in results])),
+        "mean_response_chars": float(np.mean([len(r["response"]) for r in results])),
+        "mean_target_chars": float(np.mean([len(r["target"]) for r in results])),
+        "truncated": sum(row["truncated"] for row in rows),
+        "longer_than_target": float(np.mean([len(r["response"]) > len(r["target"]) for r in results])),
+    }
+
+
+def _result(row: Row, probability: float, *, gold: str) -> Row:
+    columns = {name: row[name] for name in ("prompt_id", "root", "prompt", "target", "response")}
+    return {
+        **columns,
+        "probability": probability,
+        "win": outcome(probability),
+        "response_tokens": len(row["response_token_ids"]),
+        **_gold(row, gold),
+    }
+
+
+def _gold(row: Row, gold: str) -> dict[str, float | None]:
+    if gold == "none":
+        return {"gold_response": None, "gold_target": None, "gold_win": None}
+    from rso_core.mini_tldr import gold_reward
+
+    response, target = gold_reward(row["meta"], row["response"]), gold_reward(row["meta"], row["target"])
+    win = 0.5 if response == target else float(response > target)
+    return {"gold_response": response, "gold_target": target, "gold_win": win}
+
+
+def report(job: Job) -> dict[str, Any]:
+    """Put SFT and policy side by side: win rates, the paired difference on the same prompts, lengths, examples."""
+    sft, policy = (list(iterate_rows(job.files(name))) for name in ("sft", "policy"))
+    if [row["prompt_id"] for row in sft] != [row["prompt_id"] for row in policy]:
+        message = "SFT and policy were measured on different prompts"
+        raise RuntimeError(message)
+    summary = {
+        "sft": _rates(job, sft),
+        "policy": _rates(job, policy),
+        "difference": _differences(job, policy, sft),
+        "length_change": {"mean_chars_sft": _mean_chars(sft), "mean_chars_policy": _mean_chars(policy)},
+    }
+    text = canonical_json({**summary, "side_by_sides": _side_by_sides(sft, policy)})
+    (job.staging / "report.json").write_text(text, encoding="utf-8")
+    return summary
+
+
+def _rates(job: Job, rows: Sequence[Row]) -> dict[str, Any]:
+    return {name: _estimate(job, [row[column] for row in rows], rows) for name, column in _METRICS.items()}
+
+
+_METRICS = {"proxy": "win", "gold": "gold_win"}
+
+
+def _estimate(job: Job, wins: Sequence[float | None], rows: Sequence[Row]) -> dict[str, Any] | None:
+    values = [value for value in wins if value is not None]
+    if not values:
+        return None
+    roots = [row["root"] for row in rows]
+    return estimate_win_rate(values, roots, draws=job.config["bootstrap_draws"], seed=job.config["seed"]).as_dict()
+
+
+def _differences(job: Job, policy: Sequence[Row], sft: Sequence[Row]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    roots = [row["root"] for row in policy]
+    for name, column in _METRICS.items():
+        ours, theirs = [row[column] for row in policy], [row[column] for row in sft]
+        found[name] = None
+        if None not in ours and ours:
+            interval = paired_difference(
+                ours, theirs, roots, draws=job.config["bootstrap_draws"], seed=job.config["seed"]
+            )
+            found[name] = interval.as_dict()
+    return found
+
+
+def _mean_chars(rows: Sequence[Row]) -> float:
+    return float(np.mean([len(row["response"]) for row in rows]))
+
+
+def _side_by_sides(sft: Sequence[Row], policy: Sequence[Row]) -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": ours["prompt"],
+            "target": ours["target"],
+            "sft": theirs["response"],
+            "policy": ours["response"],
+            "probability_sft": theirs["probability"],
+            "probability_policy": ours["probability"],
+        }
+        for theirs, ours in list(zip(sft, policy, strict=True))[:SIDE_BY_SIDES]
+    ]

@@ -1,0 +1,237 @@
+"""The stages that change weights: SFT, the reward-ranking model, reference log-probs, fitting, selection."""
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from rso_core.artifacts import Row, iterate_rows
+from rso_core.errors import UserError
+from rso_core.stages import Counter, Job, rows_of_split
+from rso_core.stages_evaluation import compare_with_target, outcome, respond
+from rso_core.stages_sampling import policy_prompt
+from rso_core.vocabulary import canonical_json, text_digest
+from rso_core.win_rate import win_rate as estimate_win_rate
+
+REFERENCE = pa.schema(
+    [("prompt_id", pa.string()), ("response_id", pa.string()), ("log_prob", pa.float64()), ("tokens", pa.int32())]
+)
+
+
+def response_id(token_ids: Sequence[int]) -> str:
+    """Return the identifier of a response: equal token ids share it."""
+    return text_digest(canonical_json(list(token_ids)))
+
+
+def _load_for_training(job: Job, name: str) -> Any:
+    """Load a model of its own, since its weights will change."""
+    from rso_core.models import load
+
+    return load(job.model_folder(name), dtype=job.config["dtype"], dropout=job.config["training"]["dropout"])
+
+
+def _adapted(job: Job, lm: Any) -> Any:
+    from rso_core.models import add_lora
+
+    if job.config["method"] == "full":
+        return lm
+    return add_lora(lm, rank=job.config["lora_rank"], alpha=job.config["lora_alpha"], seed=job.config["seed"])
+
+
+def _save(job: Job, lm: Any, folder: Path) -> None:
+    from rso_core.models import merge_lora, save
+
+    save(merge_lora(lm) if job.config["method"] == "lora" else lm, folder)
+
+
+def sft(job: Job) -> dict[str, Any]:
+    """Fine-tune the base model on the training targets into π_sft."""
+    if not job.config["training"]["enabled"]:
+        shutil.copytree(job.model_folder("base"), job.staging / "model")
+        job.log("SFT is off: the base model itself is π_sft")
+        return {"examples": 0, "steps": 0, "excluded_rows": 0, "truncated_prompts": 0}
+    from rso_core.sft import train_sft
+
+    lm = _load_for_training(job, "base")
+    examples, counts = _sft_examples(job, lm)
+    lm = _adapted(job, lm)
+    result = train_sft(
+        lm,
+        examples,
+        job.config["training"],
+        seed=job.config["seed"],
+        checkpoint_dir=job.checkpoints,
+        attempt=job.spec.attempt,
+        emit=job.emit,
+    )
+    _save(job, lm, job.staging / "model")
+    return {**counts, "examples": len(examples), **result}
+
+
+def _sft_examples(job: Job, lm: Any) -> tuple[list[tuple[list[int], list[int]]], dict[str, int]]:
+    from rso_core.templates import response_ids
+
+    examples, counts = [], {"excluded_rows": 0, "truncated_prompts": 0}
+    for row in rows_of_split(job.files("sft"), "train", job.config["split"]):
+        target = response_ids(lm.tokenizer, row["target"])
+        if len(target) > job.config["max_response_tokens"]:
+            counts["excluded_rows"] += 1
+            continue
+        prompt = policy_prompt(job, lm.tokenizer, lm.family, row["messages"])
+        counts["truncated_prompts"] += prompt.truncated
+        examples.append((prompt.ids, target))
+    if not examples:
+        message = (
+            f"no SFT example is left: all {counts['excluded_rows']} training targets are longer than "
+            f"{job.config['max_response_tokens']} tokens; raise data.max_response_tokens"
+        )
+        raise UserError(message)
+    return examples, counts
+
+
+def reward_training(job: Job) -> dict[str, Any]:
+    """Train the pairwise text-to-text reward-ranking model ρ_ψ on D_hf and measure it on held-out pairs."""
+    from rso_core.reward_ranking import heldout_accuracy, train_reward
+
+    lm = _adapted(job, _load_for_training(job, "base"))
+    files = job.files("preferences")
+    settings = {"task": job.config["task"], "max_length": job.config["max_length"]}
+    result = train_reward(
+        lm,
+        rows_of_split(files, "train", job.config["split"]),
+        job.config["training"],
+        seed=job.config["seed"],
+        checkpoint_dir=job.checkpoints,
+        attempt=job.spec.attempt,
+        emit=job.emit,
+        **settings,
+    )
+    _save(job, lm, job.staging / "model")
+    heldout = rows_of_split(files, "test", job.config["split"])
+    counter = Counter(job, len(heldout), "held-out pairs")
+    measured = heldout_accuracy(
+        lm,
+        heldout,
+        order_average=job.config["order_average"],
+        batch_size=job.config["batch_size"],
+        seed=job.config["seed"],
+        on_progress=counter.add,
+        **settings,
+    )
+    return {**result, **measured}
+
+
+def reference_log_probs(job: Job) -> dict[str, Any]:
+    """Compute log π_sft(y|x) once for each distinct response of the pairs."""
+    from rso_core.grouped_forward import response_log_probs
+
+    groups = distinct_responses(iterate_rows(job.files("pairs")))
+    lm = job.model("policy")
+    total = sum(len(responses) for _, _, responses in groups)
+    counter = Counter(job, total, "responses")
+    rows: list[Row] = []
+    for prompt, group, responses in groups:
+        log_probs = response_log_probs(lm, [group], batch_size=job.config["batch_size"])[0]
+        counter.add(len(responses), sum(len(ids) + len(group.prompt_ids) for ids in responses))
+        rows += [
+            {"prompt_id": prompt, "response_id": response_id(ids), "log_prob": float(value), "tokens": len(ids)}
+            for ids, value in zip(responses, log_probs, strict=True)
+        ]
+    job.write(rows, REFERENCE)
+    return {"responses": total, "prompts": len(groups)}
+
+
+def distinct_responses(pairs: Iterable[Row]) -> list[tuple[str, Any, list[list[int]]]]:
+    """Return (prompt id, group, responses) with the distinct responses of each prompt's pairs, in order."""
+    from rso_core.grouped_forward import Group
+
+    found: dict[str, tuple[list[int], dict[str, list[int]]]] = {}
+    for pair in pairs:
+        _, responses = found.setdefault(pair["prompt_id"], (pair["prompt_token_ids"], {}))
+        for side in ("chosen_token_ids", "rejected_token_ids"):
+            responses.setdefault(response_id(pair[side]), pair[side])
+    return [
+        (prompt, Group(prompt_ids=ids, responses=list(responses.values())), list(responses.values()))
+        for prompt, (ids, responses) in found.items()
+    ]
+
+
+def policy_fitting(job: Job) -> dict[str, Any]:
+    """Fit π_θ on the pairs with the chosen loss (eq. 8-10); leave evenly spaced checkpoints to select from."""
+    from rso_core.policy_training import fit_policy
+
+    reference = {
+        (row["prompt_id"], row["response_id"]): row["log_prob"] for row in iterate_rows(job.files("reference"))
+    }
+    pairs = [
+        {
+            **pair,
+            "reference_chosen": reference[pair["prompt_id"], response_id(pair["chosen_token_ids"])],
+            "reference_rejected": reference[pair["prompt_id"], response_id(pair["rejected_token_ids"])],
+        }
+        for pair in iterate_rows(job.files("pairs"))
+    ]
+    lm = _adapted(job, _load_for_training(job, "policy"))
+    result: dict[str, Any] = fit_policy(
+        lm,
+        pairs,
+        job.config["training"],
+        seed=job.config["seed"],
+        checkpoint_dir=job.checkpoints,
+        attempt=job.spec.attempt,
+        emit=job.emit,
+        save_snapshot=lambda step: _save_snapshot(job, lm, step),
+    )
+    for folder in sorted((job.checkpoints / "snapshots").iterdir()):
+        shutil.copytree(folder, job.staging / "checkpoints" / folder.name)
+    return {"pairs": len(pairs), **result}
+
+
+def _save_snapshot(job: Job, lm: Any, step: int) -> None:
+    """Write the weights of a step beside the checkpoints, so that a resumed fit finds them; whole or not at all."""
+    import copy
+
+    target = job.checkpoints / "snapshots" / f"step-{step:06d}"
+    if target.exists():
+        return
+    temporary = job.checkpoints / f"snapshot-{step:06d}.a{job.spec.attempt}.partial"
+    shutil.rmtree(temporary, ignore_errors=True)
+    # Merging adapters changes the model in place, so a snapshot in the middle of a fit merges a copy.
+    _save(job, copy.deepcopy(lm) if job.config["method"] == "lora" else lm, temporary)
+    target.parent.mkdir(exist_ok=True)
+    temporary.rename(target)
+
+
+def checkpoint_selection(job: Job) -> dict[str, Any]:
+    """Keep the checkpoint with the highest proxy win rate on validation prompts (the earliest of equals)."""
+    folders = sorted((job.store.path(job.spec.inputs["checkpoints"]) / "checkpoints").iterdir())
+    measured: list[dict[str, Any]] = []
+    if job.config["select_by"] == "last" or len(folders) == 1:
+        best = len(folders) - 1
+    else:
+        measured = [_measure(job, folder) for folder in folders]
+        best = max(range(len(folders)), key=lambda i: (measured[i]["win_rate"]["value"], -i))
+    shutil.copytree(folders[best], job.staging / "model")
+    (job.staging / "selection.json").write_text(json.dumps(measured, sort_keys=True), encoding="utf-8")
+    return {"selected_step": _step(folders[best]), "checkpoints": measured}
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def _measure(job: Job, folder: Path) -> dict[str, Any]:
+    from rso_core.protocol import Metrics
+
+    lm = job.models.load(folder, job.spec.inputs["checkpoints"], job.config["dtype"])
+    rows = list(respond(job, lm))
+    reward = job.config["reward"]
+    probabilities = compare_with_target(job, job.model("reward_model", dtype=reward["dtype"]), rows, reward)
+    rate = estimate_win_rate(
+        [outcome(p) for p in probabilities], [row["root"] for row in rows], draws=1000, seed=job.config["seed"]
+    ).as_dict()
+    job.emit(Metrics(step=_step(folder), values={"proxy_win_rate": rate["value"]}))
+    return {"step": _step(folder), "win_rate": rate}
