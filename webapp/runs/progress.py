@@ -1,11 +1,13 @@
 """How far a run has come, from the reports of its workers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from django.db.models import Count
 from django.utils import timezone
 
-from webapp.runs.models import Run, RunStage, Shard, Status
+from webapp.runs.estimates import Speed, expected_seconds
+from webapp.runs.models import UNSUCCESSFUL, Run, RunStage, Shard, Status
 
 # Below this share an estimate of the time left says more about the start than about the work.
 _SMALLEST_SHARE_TO_ESTIMATE = 0.02
@@ -16,18 +18,28 @@ class StageProgress:
     """How far one stage has come. `share` is in [0, 1]; `done` of `total` `unit` is what its running shards count."""
 
     key: str
+    kind: str
+    stage_id: int
     title: str
     status: Status
+    work: str
     reused: bool
+    shared_with: int  # other runs that need the stage
     shards_done: int
     shards: int
     done: int
     total: int
     unit: str
     share: float
+    units_per_second: float | None
     tokens_per_second: float | None
     seconds: float | None
-    seconds_left: float | None
+    seconds_left: float | None  # of the stage: measured while it runs, expected before
+
+    @property
+    def is_ended_badly(self) -> bool:
+        """Return whether the stage ended without a result."""
+        return self.status in UNSUCCESSFUL
 
 
 @dataclass(frozen=True)
@@ -38,35 +50,64 @@ class RunProgress:
     stages_done: int
     share: float
 
+    @property
+    def current(self) -> StageProgress | None:
+        """Return the running stage, or the first that is not done."""
+        running = (stage for stage in self.stages if stage.status == Status.RUNNING)
+        return next(running, None) or next((stage for stage in self.stages if stage.status != Status.DONE), None)
 
-def run_progress(run: Run) -> RunProgress:
-    """Return how far a run has come, in two queries."""
+    @property
+    def after(self) -> StageProgress | None:
+        """Return the stage that comes after the current one."""
+        waiting = (stage for stage in self.stages if stage.status in {Status.WAITING, Status.READY})
+        return next((stage for stage in waiting if stage is not self.current), None)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Return the time left in all stages together, or None when that of one is not known."""
+        left = [stage.seconds_left for stage in self.stages if stage.status != Status.DONE]
+        known = [seconds for seconds in left if seconds is not None]
+        return sum(known) if left and len(known) == len(left) else None
+
+
+def run_progress(run: Run, speeds: Mapping[str, Speed] | None = None) -> RunProgress:
+    """Return how far a run has come, in two queries. `speeds` say how long the stages to come will take."""
     items = run.run_stages.select_related("stage").prefetch_related("stage__shards").order_by("order")
-    stages = tuple(_stage_progress(item) for item in items)
+    shared = items.annotate(users=Count("stage__run_stages"))
+    stages = tuple(_stage_progress(item, speeds or {}) for item in shared)
     share = sum(stage.share for stage in stages) / len(stages) if stages else 0.0
     return RunProgress(stages, sum(stage.status == Status.DONE for stage in stages), share)
 
 
-def _stage_progress(item: RunStage) -> StageProgress:
+def _stage_progress(item: RunStage, speeds: Mapping[str, Speed]) -> StageProgress:
     stage, shards = item.stage, list(item.stage.shards.all())
-    share = sum(_share(shard) for shard in shards) / len(shards)
+    share = sum(_share(shard) for shard in shards) / len(shards) if shards else 0.0
     running = [shard for shard in shards if shard.status == Status.RUNNING]
     ended = stage.finished or timezone.now()
     seconds = (ended - stage.started).total_seconds() if stage.started else None
+    left = _seconds_left(seconds, share) if stage.status == Status.RUNNING else None
+    if left is None:
+        expected = expected_seconds(stage.kind, stage.work_units, speeds)
+        left = None if expected is None else expected * (1 - share)
     return StageProgress(
         key=item.key,
+        kind=stage.kind,
+        stage_id=stage.pk,
         title=stage.title,
         status=Status(stage.status),
+        work=stage.work,
         reused=item.reused,
+        shared_with=getattr(item, "users", 1) - 1,
         shards_done=sum(shard.status == Status.DONE for shard in shards),
         shards=len(shards),
         done=sum(shard.progress_done for shard in running),
         total=sum(shard.progress_total for shard in running),
         unit=next((shard.progress_unit for shard in running if shard.progress_unit), ""),
         share=share,
+        units_per_second=_units_per_second(running),
         tokens_per_second=_speed(running),
         seconds=seconds,
-        seconds_left=_seconds_left(seconds, share) if stage.status == Status.RUNNING else None,
+        seconds_left=left,
     )
 
 
@@ -79,6 +120,16 @@ def _share(shard: Shard) -> float:
 def _speed(shards: Sequence[Shard]) -> float | None:
     speeds = [shard.tokens_per_second for shard in shards if shard.tokens_per_second is not None]
     return sum(speeds) if speeds else None
+
+
+def _units_per_second(shards: Sequence[Shard]) -> float | None:
+    """Return what the running shards count together in a second, since each was started."""
+    rates = [
+        shard.progress_done / seconds
+        for shard in shards
+        if shard.started and shard.progress_at and (seconds := (shard.progress_at - shard.started).total_seconds()) > 1
+    ]
+    return sum(rates) if any(rates) else None
 
 
 def _seconds_left(seconds: float | None, share: float) -> float | None:

@@ -1,0 +1,139 @@
+"""What came out of a run, as far as it has come: rates, the paired difference, acceptance, side-by-sides."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from rso_core.errors import UserError
+from webapp.runs.artifacts import store
+from webapp.runs.models import Run, RunStage, Status
+
+# The recipe's short name and colour (the paper's systems, ui.md), by pair source and loss.
+_SYSTEMS = {
+    ("rso_sample_rank", "sigmoid_norm"): ("RSO", "--rso"),
+    ("rso_sample_rank", "hinge"): ("RSO", "--rso"),
+    ("rso_sample_rank", "hinge_norm"): ("RSO", "--rso"),
+    ("direct", "sigmoid_norm"): ("DPO", "--dpo"),
+    ("direct", "hinge"): ("SLiC-direct", "--slic"),
+    ("sft_sample_rank", "hinge"): ("SLiC", "--slic"),
+}
+_METRICS = {"proxy": "Proxy win rate", "gold": "Gold win rate"}
+
+
+@dataclass(frozen=True)
+class System:
+    """The system of the paper that a run makes: RSO, DPO, SLiC, or the cell of Table 1 that it is."""
+
+    name: str
+    colour: str
+    loss: str
+    pair_source: str
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One metric of SFT and policy with the paired difference; every part is {value, low, high, n}."""
+
+    key: str
+    title: str
+    sft: Mapping[str, Any]
+    policy: Mapping[str, Any]
+    difference: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """Return "clear" when the 95 % interval of the paired difference excludes 0."""
+        return "clear" if self.difference["low"] > 0 or self.difference["high"] < 0 else "not distinguishable"
+
+    @property
+    def is_better(self) -> bool:
+        """Return whether the policy is clearly above the SFT model."""
+        return bool(self.difference["low"] > 0)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the finished stages of a run say. Parts whose stage has not finished are empty."""
+
+    rates: list[Rate] = field(default_factory=list)
+    sft: Mapping[str, Any] = field(default_factory=dict)  # win rate of π_sft: known before the policy's
+    length: Mapping[str, float] = field(default_factory=dict)
+    reward: Mapping[str, Any] = field(default_factory=dict)
+    acceptance: Mapping[str, Any] = field(default_factory=dict)
+    pool: Mapping[str, Any] = field(default_factory=dict)
+    pairs: Mapping[str, Any] = field(default_factory=dict)
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    side_by_sides: list[Mapping[str, Any]] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether nothing is known yet."""
+        return not (self.rates or self.sft or self.reward or self.acceptance or self.pool or self.selection)
+
+    @property
+    def length_ratio(self) -> float | None:
+        """Return how long the policy's responses are beside those of π_sft, in characters."""
+        before = self.length.get("mean_chars_sft")
+        return self.length["mean_chars_policy"] / before if before else None
+
+
+def system_of(config: Mapping[str, Any]) -> System:
+    """Return which of the paper's systems a run's configuration makes."""
+    source, loss = config["pairs"]["pair_source"], config["fitting"]["loss"]
+    words = source.replace("_", "-")
+    name, colour = _SYSTEMS.get((source, loss), (words, "--raft"))
+    return System(name, colour, loss.replace("_", "-"), words)
+
+
+def run_results(run: Run) -> Results:
+    """Return what is known of a run, in one query and, once there is a report, one file."""
+    done = RunStage.objects.filter(run=run, stage__status=Status.DONE)
+    rows = done.values_list("key", "stage__summary", "stage__digest")
+    stages = {key: (summary, digest) for key, summary, digest in rows}
+    summaries = {key: summary for key, (summary, _) in stages.items()}
+    report = summaries.get("report", {})
+    return Results(
+        rates=_rates(report),
+        sft=summaries.get("win_rate_sft", {}),
+        length=report.get("length_change", {}),
+        reward=summaries.get("reward_training", {}),
+        acceptance=summaries.get("rejection_sampling", {}),
+        pool=summaries.get("sampling", {}),
+        pairs=summaries.get("pairs", {}),
+        selection=summaries.get("checkpoint_selection", {}),
+        policy=summaries.get("win_rate_policy", {}),
+        side_by_sides=list(side_by_sides(stages["report"][1])) if "report" in stages else [],
+    )
+
+
+def _rates(report: Mapping[str, Any]) -> list[Rate]:
+    return [
+        Rate(key, title, report["sft"][key], report["policy"][key], report["difference"][key])
+        for key, title in _METRICS.items()
+        if report and report["policy"].get(key)
+    ]
+
+
+@lru_cache(maxsize=64)
+def side_by_sides(digest: str) -> tuple[Mapping[str, Any], ...]:
+    """Return the examples of a report; none when its file was removed from the store."""
+    try:
+        path = store().files(digest, "report.json")[0]
+        return tuple(json.loads(path.read_text(encoding="utf-8"))["side_by_sides"])
+    except (UserError, FileNotFoundError):
+        return ()
+
+
+def results_as_json(results: Results) -> dict[str, Any]:
+    """Return the figures of a run for programs."""
+    return {
+        "sft": {rate.key: rate.sft for rate in results.rates},
+        "policy": {rate.key: rate.policy for rate in results.rates},
+        "difference": {rate.key: {**rate.difference, "verdict": rate.verdict} for rate in results.rates},
+        "length_change": dict(results.length),
+        "reward_model": dict(results.reward),
+        "acceptance": dict(results.acceptance),
+    }
