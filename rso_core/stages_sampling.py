@@ -5,21 +5,30 @@ Rows are keyed by (prompt_id, sample_index) end to end; responses travel as toke
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import islice, repeat
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from rso_core.artifacts import Row, iterate_rows
+from rso_core.artifacts import Row, iterate_rows, read_table
 from rso_core.errors import UserError
 from rso_core.stages import Counter, Job, prompts_of_split, rows_of_split
-from rso_core.vocabulary import text_digest
+from rso_core.vocabulary import Family, text_digest
+
+if TYPE_CHECKING:
+    from rso_core.rejection_sampling import Selection
 
 _TOKENS = pa.list_(pa.int32())
 CANDIDATE = pa.struct(
     [("sample_index", pa.int32()), ("text", pa.string()), ("token_ids", _TOKENS), ("truncated", pa.bool_())]
 )
-_PROMPT = [("prompt_id", pa.string()), ("prompt", pa.string()), ("messages", pa.string()), ("prompt_token_ids", _TOKENS)]
+_PROMPT = [
+    ("prompt_id", pa.string()),
+    ("prompt", pa.string()),
+    ("messages", pa.string()),
+    ("prompt_token_ids", _TOKENS),
+]
 POOL = pa.schema([*_PROMPT, ("candidates", pa.list_(CANDIDATE)), ("baseline", CANDIDATE)])
 SCORES = pa.schema(
     [
@@ -57,20 +66,30 @@ PAIRS = pa.schema(
 )
 
 
+_TRUNCATED_WARNING = 0.2  # share of candidates without an end-of-sequence
+_SATURATED = 10  # a logit beyond this says no more than that the model is sure
+_BLOCK = 1024  # prompts whose candidates are kept in memory together
+_FIGURES = ("observed", "expected", "theorem1", "ess", "trials", "accepted", "num_rounds", "distinct")
+
+
 def prompt_seed(seed: int, purpose: str, prompt_id: str) -> int:
     """Return the seed of one prompt's draws: the same whatever shard or batch the prompt is in."""
     return int(text_digest(f"{seed}:{purpose}:{prompt_id}"), 16) >> 1
 
 
-def policy_prompt(job: Job, tokenizer: Any, family: str, messages: str) -> Any:
+def policy_prompt(job: Job, tokenizer: Any, family: Family, messages: str) -> Any:
     """Return the policy's token ids of a prompt under the stage's template and length limit."""
     import json
 
     from rso_core.templates import policy_prompt_ids
 
     return policy_prompt_ids(
-        tokenizer, family, json.loads(messages), task=job.config["task"],
-        prompt_template=job.config["prompt_template"], max_tokens=job.config["max_prompt_tokens"],
+        tokenizer,
+        family,
+        json.loads(messages),
+        task=job.config["task"],
+        prompt_template=job.config["prompt_template"],
+        max_tokens=job.config["max_prompt_tokens"],
     )
 
 
@@ -92,16 +111,24 @@ def sampling(job: Job) -> dict[str, Any]:
         job.files("sft"), "train", job.config["split"], limit=sampling_config["max_prompts"], seed=seed
     )
     rows = shard_of(prompts, job, sampling_config["prompts_per_shard"])
-    summary = {"prompts": len(rows), "decodes": 0, "baseline_decodes": len(rows), "truncated": 0, "distinct": 0, "tokens": 0}
+    summary = {
+        "prompts": len(rows),
+        "decodes": 0,
+        "baseline_decodes": len(rows),
+        "truncated": 0,
+        "distinct": 0,
+        "tokens": 0,
+    }
     written = job.write(_sample_rows(job, rows, summary), POOL)
     if written != len(rows):
         message = f"sampling lost prompts: {len(rows)} in, {written} out"
         raise RuntimeError(message)
     share = summary["truncated"] / max(summary["decodes"], 1)
-    if share > 0.2:
+    if share > _TRUNCATED_WARNING:
         job.log(
             f"{share:.0%} of the candidates hit the limit of {job.config['max_response_tokens']} tokens without an "
-            f"end-of-sequence; raise data.max_response_tokens or train the SFT model longer", warning=True,
+            f"end-of-sequence; raise data.max_response_tokens or train the SFT model longer",
+            warning=True,
         )
     return summary
 
@@ -115,8 +142,12 @@ def _sample_rows(job: Job, rows: Sequence[Row], summary: dict[str, Any]) -> Iter
         block = rows[start : start + _prompts_at_once(config)]
         prompts = [policy_prompt(job, lm.tokenizer, lm.family, row["messages"]) for row in block]
         samples = generate(
-            lm, [prompt.ids for prompt in prompts], num_responses=config["num_candidates"] + 1,
-            temperature=config["temperature"], top_k=config["top_k"], max_new_tokens=job.config["max_response_tokens"],
+            lm,
+            [prompt.ids for prompt in prompts],
+            num_responses=config["num_candidates"] + 1,
+            temperature=config["temperature"],
+            top_k=config["top_k"],
+            max_new_tokens=job.config["max_response_tokens"],
             seeds=[prompt_seed(job.config["seed"], "sampling", row["prompt_id"]) for row in block],
             batch_size=config["batch_size"],
         )
@@ -131,7 +162,7 @@ def _sample_rows(job: Job, rows: Sequence[Row], summary: dict[str, Any]) -> Iter
 
 
 def _prompts_at_once(config: dict[str, Any]) -> int:
-    return max(1, config["batch_size"] // (config["num_candidates"] + 1))
+    return max(1, int(config["batch_size"]) // (int(config["num_candidates"]) + 1))
 
 
 def _candidate(tokenizer: Any, index: int, response: Any) -> Row:
@@ -168,23 +199,34 @@ def scoring(job: Job) -> dict[str, Any]:
         for row in pool:
             texts = [c["text"] for c in row["candidates"]]
             result = rewards(
-                lm, context=row["prompt"], responses=texts, baseline=row["baseline"]["text"], task=job.config["task"],
-                max_length=job.config["max_length"], order_average=job.config["order_average"],
+                lm,
+                context=row["prompt"],
+                responses=texts,
+                baseline=row["baseline"]["text"],
+                task=job.config["task"],
+                max_length=job.config["max_length"],
+                order_average=job.config["order_average"],
                 batch_size=job.config["batch_size"],
             )
             _refuse_non_finite(row["prompt_id"], result.rewards)
-            summary["saturated"] += sum(abs(value) > 10 for value in result.rewards)
+            summary["saturated"] += sum(abs(value) > _SATURATED for value in result.rewards)
             summary["outside_mass"] += float(sum(result.outside_mass))
             summary["reward_forwards"] += len(texts) * (2 if job.config["order_average"] else 1)
             counter.add(len(texts), result.tokens)
             yield {
-                "prompt_id": row["prompt_id"], "rewards": result.rewards, "logit_first": result.logit_first,
-                "logit_second": result.logit_second, "outside_mass": result.outside_mass,
+                "prompt_id": row["prompt_id"],
+                "rewards": result.rewards,
+                "logit_first": result.logit_first,
+                "logit_second": result.logit_second,
+                "outside_mass": result.outside_mass,
             }
 
     job.write(scored(), SCORES)
     if summary["saturated"]:
-        job.log(f"{summary['saturated']} of {total} reward logits are beyond 10: the reward model is saturated", warning=True)
+        job.log(
+            f"{summary['saturated']} of {total} reward logits are beyond {_SATURATED}: the reward model is saturated",
+            warning=True,
+        )
     return summary
 
 
@@ -200,39 +242,84 @@ def _refuse_non_finite(prompt_id: str, values: Sequence[float]) -> None:
 
 def rejection_sampling(job: Job) -> dict[str, Any]:
     """Keep `num_samples` candidates of each prompt by statistical rejection sampling (Algorithm 1)."""
-    pool = list(iterate_rows(job.files("pool")))
-    scores = list(iterate_rows(job.files("scores"))) if "scores" in job.spec.inputs else [None] * len(pool)
-    counter = Counter(job, len(pool), "prompts")
-    totals: dict[str, Any] = {"prompts": len(pool), "short_prompts": 0, "excluded_truncated": 0}
-    rows = []
-    for row, score in zip(pool, scores, strict=True):
-        rows.append(_keep(job, row, score, totals))
-        counter.add()
-    job.write(rows, KEPT)
-    return totals | _acceptance(rows)
+    files = job.files("pool")
+    total = sum(len(read_table([file], ["prompt_id"])) for file in files)
+    scores = iterate_rows(job.files("scores")) if "scores" in job.spec.inputs else repeat(None, total)
+    totals: dict[str, Any] = {"prompts": total, "short_prompts": 0, "excluded_truncated": 0}
+    figures: list[Row] = []
+
+    def kept() -> Iterator[Row]:
+        counter = Counter(job, total, "prompts")
+        together = zip(iterate_rows(files), scores, strict=True)
+        # A pool of 64 long candidates for each of 100,000 prompts does not fit into memory at once.
+        while block := list(islice(together, _BLOCK)):
+            for row in _keep(job, block, totals):
+                figures.append({name: row[name] for name in _FIGURES})
+                yield row
+            counter.add(len(block))
+
+    job.write(kept(), KEPT)
+    return totals | _acceptance(figures)
 
 
-def _keep(job: Job, row: Row, score: Row | None, totals: dict[str, Any]) -> Row:
-    from rso_core.rejection_sampling import sample
+def _keep(job: Job, block: Sequence[tuple[Row, Row | None]], totals: dict[str, Any]) -> Iterator[Row]:
+    """Yield the kept candidates of each prompt of a block, sampled all at once."""
+    from rso_core.rejection_sampling import sample_many
 
-    if score is not None and score["prompt_id"] != row["prompt_id"]:
-        message = f"scores are of prompt {score['prompt_id']}, candidates of {row['prompt_id']}"
-        raise RuntimeError(message)
-    chosen = [i for i, c in enumerate(row["candidates"]) if job.config["truncated"] == "keep" or not c["truncated"]]
-    totals["excluded_truncated"] += len(row["candidates"]) - len(chosen)
-    rewards = np.zeros(len(chosen)) if score is None else np.array([score["rewards"][i] for i in chosen], dtype=np.float64)
-    result = sample(
-        rewards, num_samples=job.config["num_samples"], beta=float(job.config["beta"]),
-        seed=prompt_seed(job.config["seed"], "rejection", row["prompt_id"]), prompt_id=row["prompt_id"],
+    choices = [_choices(row["candidates"], job.config["truncated"]) for row, _ in block]
+    rewards = [_rewards(row, score, chosen) for (row, score), chosen in zip(block, choices, strict=True)]
+    names = [row["prompt_id"] for row, _ in block]
+    selections = sample_many(
+        rewards,
+        num_samples=job.config["num_samples"],
+        beta=float(job.config["beta"]),
+        seeds=[prompt_seed(job.config["seed"], "rejection", name) for name in names],
+        prompt_ids=names,
     )
-    kept = [row["candidates"][chosen[i]] for i in result.indices]
-    totals["short_prompts"] += result.short
+    for (row, score), chosen, values, selection in zip(block, choices, rewards, selections, strict=True):
+        totals["excluded_truncated"] += len(row["candidates"]) - len(chosen)
+        totals["short_prompts"] += selection.short
+        candidates = [row["candidates"][chosen[i]] for i in selection.indices]
+        kept_rewards = None if score is None else [float(values[i]) for i in selection.indices]
+        yield _kept_row(row, candidates, kept_rewards, selection)
+
+
+def _choices(candidates: Sequence[Row], truncated: str) -> list[int]:
+    """Return which candidates take part: all, or those that ended by themselves."""
+    return [i for i, candidate in enumerate(candidates) if truncated == "keep" or not candidate["truncated"]]
+
+
+def _rewards(row: Row, score: Row | None, chosen: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the rewards of the candidates that take part; zeros where no reward is needed (β = ∞)."""
+    if score is None:
+        return np.zeros(len(chosen))
+    if score["prompt_id"] != row["prompt_id"] or len(score["rewards"]) != len(row["candidates"]):
+        message = (
+            f"{len(score['rewards'])} scores are of prompt {score['prompt_id']}, {len(row['candidates'])} candidates of "
+            f"{row['prompt_id']}"
+        )
+        raise RuntimeError(message)
+    # Here, where the candidates still have their own numbers.
+    _refuse_non_finite(row["prompt_id"], score["rewards"])
+    return np.array([score["rewards"][i] for i in chosen], dtype=np.float64)
+
+
+def _kept_row(row: Row, kept: list[Row], kept_rewards: list[float] | None, selection: "Selection") -> Row:
     return {
-        **_prompt_columns(row), "prompt_token_ids": row["prompt_token_ids"], "kept": kept, "rounds": list(result.rounds),
-        "kept_rewards": None if score is None else [float(rewards[i]) for i in result.indices],
-        "observed": result.observed, "expected": result.expected, "theorem1": result.theorem1, "ess": result.ess,
-        "trials": result.trials, "accepted": len(kept), "num_rounds": result.num_rounds,
-        "distinct": len({c["text"] for c in kept}), "short": result.short,
+        **_prompt_columns(row),
+        "prompt_token_ids": row["prompt_token_ids"],
+        "kept": kept,
+        "rounds": list(selection.rounds),
+        "kept_rewards": kept_rewards,
+        "observed": selection.observed,
+        "expected": selection.expected,
+        "theorem1": selection.theorem1,
+        "ess": selection.ess,
+        "trials": selection.trials,
+        "accepted": len(kept),
+        "num_rounds": selection.num_rounds,
+        "distinct": len({candidate["text"] for candidate in kept}),
+        "short": selection.short,
     }
 
 
@@ -267,7 +354,8 @@ def _direct_pairs(job: Job) -> dict[str, Any]:
 
     tokenizer, family = load_tokenizer(job.model_folder("policy"))
     rows = rows_of_split(job.files("preferences"), "train", job.config["split"])
-    limit, excluded, pairs = job.config["max_response_tokens"], 0, []
+    pairs: list[Row] = []
+    limit, excluded = job.config["max_response_tokens"], 0
     for row in rows:
         chosen, rejected = (response_ids(tokenizer, row[side]) for side in ("chosen", "rejected"))
         if max(len(chosen), len(rejected)) > limit:
@@ -276,12 +364,22 @@ def _direct_pairs(job: Job) -> dict[str, Any]:
         prompt = policy_prompt(job, tokenizer, family, row["messages"])
         pairs.append(
             {
-                **_prompt_columns(row), "index": len(pairs), "prompt_token_ids": prompt.ids, "chosen": row["chosen"],
-                "rejected": row["rejected"], "chosen_token_ids": chosen, "rejected_token_ids": rejected,
-                "chosen_index": None, "rejected_index": None, "probability": None, "row_id": row["row_id"],
+                **_prompt_columns(row),
+                "index": len(pairs),
+                "prompt_token_ids": prompt.ids,
+                "chosen": row["chosen"],
+                "rejected": row["rejected"],
+                "chosen_token_ids": chosen,
+                "rejected_token_ids": rejected,
+                "chosen_index": None,
+                "rejected_index": None,
+                "probability": None,
+                "row_id": row["row_id"],
             }
         )
-    _refuse_no_pairs(pairs, f"all {len(rows)} human pairs have a response longer than {limit} tokens; raise data.max_response_tokens")
+    _refuse_no_pairs(
+        pairs, f"all {len(rows)} human pairs have a response longer than {limit} tokens; raise data.max_response_tokens"
+    )
     job.write(pairs, PAIRS)
     return {"pairs": len(pairs), "excluded_rows": excluded, "comparisons": 0, "dropped_ties": 0, "byes": 0}
 
@@ -298,7 +396,8 @@ def _ranked_pairs(job: Job) -> dict[str, Any]:
     rows = list(iterate_rows(job.files("kept")))
     lm = job.model("reward_model")
     ranked = rank(
-        [[c["text"] for c in row["kept"]] for row in rows], ranking=job.config["ranking"],
+        [[c["text"] for c in row["kept"]] for row in rows],
+        ranking=job.config["ranking"],
         seeds=[prompt_seed(job.config["seed"], "pairs", row["prompt_id"]) for row in rows],
         prefer=lambda games: _play(job, lm, rows, games),
     )
@@ -309,7 +408,10 @@ def _ranked_pairs(job: Job) -> dict[str, Any]:
     _refuse_no_pairs(pairs, f"the kept samples of all {len(rows)} prompts are identical; raise sampling.temperature")
     job.write(pairs, PAIRS)
     return {
-        "pairs": len(pairs), "excluded_rows": 0, "comparisons": ranked.comparisons, "dropped_ties": ranked.dropped_ties,
+        "pairs": len(pairs),
+        "excluded_rows": 0,
+        "comparisons": ranked.comparisons,
+        "dropped_ties": ranked.dropped_ties,
         "byes": ranked.byes,
     }
 
@@ -317,10 +419,17 @@ def _ranked_pairs(job: Job) -> dict[str, Any]:
 def _pair(row: Row, game: Any, index: int) -> Row:
     chosen, rejected = row["kept"][game.chosen], row["kept"][game.rejected]
     return {
-        **_prompt_columns(row), "index": index, "prompt_token_ids": row["prompt_token_ids"], "chosen": chosen["text"],
-        "rejected": rejected["text"], "chosen_token_ids": chosen["token_ids"], "rejected_token_ids": rejected["token_ids"],
-        "chosen_index": chosen["sample_index"], "rejected_index": rejected["sample_index"],
-        "probability": game.probability, "row_id": None,
+        **_prompt_columns(row),
+        "index": index,
+        "prompt_token_ids": row["prompt_token_ids"],
+        "chosen": chosen["text"],
+        "rejected": rejected["text"],
+        "chosen_token_ids": chosen["token_ids"],
+        "rejected_token_ids": rejected["token_ids"],
+        "chosen_index": chosen["sample_index"],
+        "rejected_index": rejected["sample_index"],
+        "probability": game.probability,
+        "row_id": None,
     }
 
 
@@ -331,7 +440,12 @@ def _play(job: Job, lm: Any, rows: Sequence[Row], games: Sequence[tuple[int, int
     counter = Counter(job, len(games), "games")
     triples = [(rows[p]["prompt"], rows[p]["kept"][i]["text"], rows[p]["kept"][j]["text"]) for p, i, j in games]
     probabilities = prefer(
-        lm, triples, task=job.config["task"], max_length=job.config["max_length"],
-        order_average=job.config["order_average"], batch_size=job.config["batch_size"], on_progress=counter.add,
+        lm,
+        triples,
+        task=job.config["task"],
+        max_length=job.config["max_length"],
+        order_average=job.config["order_average"],
+        batch_size=job.config["batch_size"],
+        on_progress=counter.add,
     )
     return [float(p) for p in probabilities]

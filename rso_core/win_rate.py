@@ -1,0 +1,110 @@
+"""Win rates with 95 % intervals, by bootstrap over conversation roots.
+
+Prompts of one conversation are not independent, so whole conversations are drawn with replacement (a cluster
+bootstrap) and the rate is that of all prompts drawn: a ratio of sums. The interval lies between the 2.5 % and 97.5 %
+percentiles of the draws.
+
+Where no draw can differ from the data (every conversation has the same mean, as when all games are won, or there is
+only one conversation) the percentiles would meet and promise a certainty nobody has. There the interval is that of
+the outcomes not seen: with C conversations their share is below q = 1 − 0.025^(1/C) at 97.5 % confidence (Clopper
+and Pearson's limit for none of C), and the rate moves by at most that share towards either end of its range.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rso_core.errors import UserError
+
+_TAIL = 0.025
+_CELLS_AT_ONCE = 2_000_000  # bounds the memory of one batch of draws to some tens of MB
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate from `n` prompts with its 95 % interval, as fractions (not per cent)."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Return the estimate as JSON values."""
+        return asdict(self)
+
+
+def win_rate(values: ArrayLike, clusters: Sequence[Hashable], *, draws: int, seed: int) -> Interval:
+    """Return the mean of `values` (1 win, 0 loss, ½ tie) with its interval.
+
+    `clusters` holds each value's conversation root. The order of the rows does not matter. Raises UserError when
+    there are no values, ValueError when lengths differ or a value lies outside [0, 1].
+    """
+    return _estimate(_checked(values, clusters), clusters, (0.0, 1.0), draws, seed)
+
+
+def paired_difference(
+    ours: ArrayLike, theirs: ArrayLike, clusters: Sequence[Hashable], *, draws: int, seed: int
+) -> Interval:
+    """Return the mean difference ours − theirs on the same prompts, with its interval; see `win_rate`.
+
+    Differences are taken prompt by prompt before drawing, so what a prompt does to both cancels.
+    """
+    difference = _checked(ours, clusters) - _checked(theirs, clusters)
+    return _estimate(difference, clusters, (-1.0, 1.0), draws, seed)
+
+
+def _checked(values: ArrayLike, clusters: Sequence[Hashable]) -> Vector:
+    vector = np.asarray(values, dtype=np.float64)
+    if vector.shape != (len(clusters),):
+        message = f"`values` and `clusters` must have the same length, got shape {vector.shape} and {len(clusters)}"
+        raise ValueError(message)
+    if vector.size == 0:
+        message = "a win rate needs at least one prompt, got none; give the split a larger fraction or import more data"
+        raise UserError(message)
+    if not ((vector >= 0) & (vector <= 1)).all():  # NaN is outside too
+        wrong = vector[~((vector >= 0) & (vector <= 1))][0]
+        message = f"an outcome is a number from 0 (loss) to 1 (win), got {wrong}"
+        raise ValueError(message)
+    return vector
+
+
+def _estimate(
+    values: Vector, clusters: Sequence[Hashable], bounds: tuple[float, float], draws: int, seed: int
+) -> Interval:
+    if draws < 1:
+        message = f"`draws` must be 1 or above, got {draws}"
+        raise ValueError(message)
+    sums, counts = _by_cluster(values, clusters)
+    value = float(sums.sum() / counts.sum())
+    if np.ptp(sums / counts) == 0:
+        unseen = 1 - _TAIL ** (1 / len(sums))
+        low, high = value - unseen * (value - bounds[0]), value + unseen * (bounds[1] - value)
+    else:
+        low, high = np.quantile(_bootstrap(sums, counts, draws, seed), [_TAIL, 1 - _TAIL])
+    return Interval(value=value, low=float(low), high=float(high), n=len(values))
+
+
+def _by_cluster(values: Vector, clusters: Sequence[Hashable]) -> tuple[Vector, Vector]:
+    """Return the sum and the number of each cluster's values, clusters in an order that rows do not change."""
+    names = {name: number for number, name in enumerate(sorted(set(clusters), key=repr))}
+    member = np.array([names[name] for name in clusters])
+    # Sorted first: float sums depend on the order of what is added.
+    order = np.lexsort((values, member))
+    sums = np.bincount(member[order], weights=values[order]).astype(np.float64)
+    return sums, np.bincount(member).astype(np.float64)
+
+
+def _bootstrap(sums: Vector, counts: Vector, draws: int, seed: int) -> Vector:
+    """Return the rate in each of `draws` samples of the clusters with replacement."""
+    generator = np.random.default_rng(seed)
+    at_once = max(1, _CELLS_AT_ONCE // len(sums))
+    rates = []
+    for start in range(0, draws, at_once):
+        drawn = generator.integers(len(sums), size=(min(at_once, draws - start), len(sums)))
+        rates.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    return np.concatenate(rates)
