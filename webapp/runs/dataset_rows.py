@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import pyarrow.compute as pc
@@ -16,6 +16,7 @@ from webapp.runs.artifacts import store
 
 PAGE_SIZE = 10
 REJECTS = "rejects.jsonl"
+REJECT_COLUMNS = ("line", "code", "reason", "excerpt")
 _RESPONSES: dict[str, tuple[str, ...]] = {"preference": ("chosen", "rejected"), "sft": ("target",), "prompts": ()}
 
 
@@ -27,6 +28,16 @@ class RowPage:
     number: int
     pages: int
     matches: int
+
+    @property
+    def previous(self) -> int:
+        """Return the number of the page before."""
+        return self.number - 1
+
+    @property
+    def next(self) -> int:
+        """Return the number of the page after."""
+        return self.number + 1
 
 
 def row_page(digest: str, kind: DatasetKind, *, words: str = "", number: int = 1) -> RowPage:
@@ -64,6 +75,12 @@ def rejects(digest: str) -> Iterator[dict[str, Any]]:
                 yield from map(json.loads, file)
 
 
+def rejects_as_json_lines(digest: str) -> Iterator[str]:
+    """Yield every rejected row as a line of JSON."""
+    for row in rejects(digest):
+        yield json.dumps(row, ensure_ascii=False) + "\n"
+
+
 def first_rejects(digest: str, count: int) -> list[dict[str, Any]]:
     """Return the first rejected rows of an import."""
     return list(islice(rejects(digest), count))
@@ -71,13 +88,24 @@ def first_rejects(digest: str, count: int) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class SplitCount:
-    """How much of a dataset is in one split; `share` of the rows is in [0, 1]."""
+    """How much of a dataset is in one split. `share` of the rows is in [0, 1]; before it come the shares up to `begin`."""
 
     split: str
     rows: int
     prompts: int
     roots: int
     share: float
+    begin: float
+
+    @property
+    def start(self) -> float:
+        """Return where the split begins in a bar of width 100."""
+        return 100 * self.begin
+
+    @property
+    def width(self) -> float:
+        """Return how wide the split is in a bar of width 100."""
+        return 100 * self.share
 
 
 def split_counts(digest: str, *, seed: int, validation_fraction: float, test_fraction: float) -> list[SplitCount]:
@@ -91,7 +119,12 @@ def split_counts(digest: str, *, seed: int, validation_fraction: float, test_fra
     prompts = _sum_by_split(pairs["root"].to_pylist(), [1] * pairs.num_rows, splits)
     roots = _sum_by_split(list(splits), [1] * len(splits), splits)
     total = max(1, table.num_rows)
-    return [SplitCount(name, rows[name], prompts[name], roots[name], rows[name] / total) for name in SPLITS]
+    shares = [rows[name] / total for name in SPLITS]
+    begins = [0.0, *accumulate(shares)]
+    return [
+        SplitCount(name, rows[name], prompts[name], roots[name], share, begin)
+        for name, share, begin in zip(SPLITS, shares, begins, strict=False)
+    ]
 
 
 def _sum_by_split(roots: Sequence[str], counts: Sequence[int], splits: dict[str, Any]) -> dict[str, int]:

@@ -7,16 +7,17 @@ from django import forms
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
-from django.http import HttpRequest
-from django.template.defaultfilters import filesizeformat
 
+from webapp.accounts.access import SignedInRequest
+from webapp.runs.forms_uploads import UploadField, UploadForm
 from webapp.runs.models import RegisteredModel
-from webapp.runs.uploads import is_too_large
 
-FOLDER, UPLOAD, HUB = "folder", "upload", "hub"
+FOLDER, UPLOAD, HUB, MINI = "folder", "upload", "hub", "mini_tldr"
 HUB_ID = RegexValidator(
     r"^[\w-][\w.-]*(/[\w-][\w.-]*)?\Z", "A hub id is written owner/name, for example google-t5/t5-small."
 )
+
+REVISION = RegexValidator(r"^[\w][\w./-]*\Z", "A revision is a branch, a tag or a commit.")
 
 
 def models_folder() -> Path:
@@ -33,20 +34,18 @@ def models_on_server() -> list[str]:
     )
 
 
-class UploadField(forms.FileField):
-    """A file whose size is limited while it arrives."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"required": False, "max_length": 200, **kwargs})
-
-
-class NewModelForm(forms.Form):
+class NewModelForm(UploadForm):
     """Name a model and say where its files are."""
 
     name = forms.CharField(max_length=120, help_text="Runs refer to the model by this name.")
     origin = forms.ChoiceField(
         label="Where the files are",
-        choices=[(FOLDER, "on the server"), (UPLOAD, "upload a GGUF file"), (HUB, "Hugging Face hub")],
+        choices=[
+            (FOLDER, "on the server"),
+            (UPLOAD, "upload a GGUF file"),
+            (HUB, "Hugging Face hub"),
+            (MINI, "built-in base model of mini_tldr"),
+        ],
         widget=forms.RadioSelect,
         initial=FOLDER,
     )
@@ -60,14 +59,23 @@ class NewModelForm(forms.Form):
         widget=forms.TextInput(attrs={"placeholder": "owner/name"}),
         help_text="Downloaded by a worker that is online: safetensors only, no code of the repository is executed.",
     )
+    revision = forms.CharField(
+        required=False, max_length=100, validators=[REVISION], widget=forms.TextInput(attrs={"placeholder": "main"})
+    )
+    family = forms.ChoiceField(
+        choices=[("causal", "decoder-only"), ("seq2seq", "encoder–decoder (T5)")],
+        required=False,
+        widget=forms.RadioSelect,
+        initial="causal",
+        help_text="A tiny model with the task's words, randomly initialised: SFT trains it in a minute.",
+    )
+    seed = forms.IntegerField(required=False, min_value=0, max_value=2**31 - 1, widget=forms.TextInput, initial=0)
     licence = forms.CharField(
         max_length=120, required=False, help_text="As its authors state it, for example Apache-2.0."
     )
 
-    def __init__(self, request: HttpRequest) -> None:
-        posted = request.method == "POST"
-        super().__init__(request.POST if posted else None, request.FILES if posted else None)
-        self.request = request
+    def __init__(self, request: SignedInRequest) -> None:
+        super().__init__(request)
         self.on_server = models_on_server()
         field = self.fields["folder"]
         if isinstance(field, forms.ChoiceField):
@@ -82,47 +90,53 @@ class NewModelForm(forms.Form):
             raise ValidationError(message)
         return name
 
-    def clean_file(self) -> Any:
-        """Refuse a file that is too large, or not GGUF by its first bytes."""
-        upload = self.cleaned_data["file"]
-        if is_too_large(self.request, "file"):
-            message = f"The file is larger than {filesizeformat(settings.MAX_UPLOAD_BYTES)}, the limit of this server. Copy it to {models_folder()} instead."
+    @property
+    def too_large_advice(self) -> str:
+        """Return what to do with a file that is too large."""
+        return f"Copy it to {models_folder()} instead."
+
+    def check_file(self, upload: Any) -> None:
+        """Refuse a file that is not GGUF by its first bytes."""
+        start = upload.read(4)
+        upload.seek(0)
+        if start != b"GGUF":
+            message = f"{upload.name} does not begin like a GGUF file. A safetensors model has several files: put its folder under {models_folder()}."
             raise ValidationError(message)
-        if upload:
-            start = upload.read(4)
-            upload.seek(0)
-            if start != b"GGUF":
-                message = f"{upload.name} does not begin like a GGUF file. A safetensors model has several files: put its folder under {models_folder()}."
-                raise ValidationError(message)
-        return upload
 
     def clean(self) -> dict[str, Any]:
         """Ask for what the chosen origin needs."""
         values = super().clean() or self.cleaned_data
         origin = values.get("origin", "")
-        field = {FOLDER: "folder", UPLOAD: "file", HUB: "hub"}.get(origin)
-        if field and field not in self.errors and not values.get(field):
-            wanted = {
-                FOLDER: "Choose a folder or file.",
-                UPLOAD: "Choose a .gguf file to upload.",
-                HUB: "Write the hub id.",
-            }
-            self.add_error(field, wanted[origin])
+        wanted = {FOLDER: ("folder", "Choose a folder or file."), HUB: ("hub", "Write the hub id.")}
+        if origin == UPLOAD and not self.kept_file and "file" not in self.errors:
+            self.add_error("file", "Choose a .gguf file to upload.")
+        if origin in wanted:
+            field, message = wanted[origin]
+            if field not in self.errors and not values.get(field):
+                self.add_error(field, message)
         return values
 
     @property
-    def config(self) -> dict[str, str]:
+    def config(self) -> dict[str, Any]:
         """Return the configuration of the import stage."""
         values = self.cleaned_data
         if values["origin"] == FOLDER:
             return {"path": str(models_folder().resolve() / values["folder"])}
-        return {"hub": values["hub"]} if values["origin"] == HUB else {}
+        if values["origin"] == HUB:
+            return {"hub": values["hub"], "revision": values["revision"] or "main"}
+        if values["origin"] == MINI:
+            return {"mini_tldr": {"family": values["family"] or "causal", "seed": values["seed"] or 0}}
+        return {}
+
+    @property
+    def upload_digest(self) -> str | None:
+        """Return the digest of the uploaded file, None when the model comes from elsewhere."""
+        return self.kept_file.digest if self.cleaned_data["origin"] == UPLOAD and self.kept_file else None
 
     @property
     def source(self) -> str:
         """Return where the model came from, for people."""
         values = self.cleaned_data
-        upload = values["file"]
-        return str(
-            {FOLDER: values["folder"], UPLOAD: upload.name if upload else "", HUB: values["hub"]}[values["origin"]]
-        )
+        file = self.kept_file.name if self.kept_file else ""
+        sources = {FOLDER: values["folder"], UPLOAD: file, HUB: values["hub"], MINI: "built-in task mini_tldr"}
+        return str(sources[values["origin"]])

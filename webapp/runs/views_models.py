@@ -15,7 +15,6 @@ from webapp.runs.imports import has_failed, remove_failed, retry_import
 from webapp.runs.listing import searched, sorted_by
 from webapp.runs.models import RegisteredModel
 from webapp.runs.sharing import may_change, set_shared
-from webapp.runs.uploads import keep_upload
 
 _SORTS = {"name": "name", "family": "family", "parameters": "summary__parameters", "created": "created"}
 
@@ -46,12 +45,11 @@ def new_model(request: SignedInRequest) -> HttpResponse:
 
 def _request_import(request: SignedInRequest, form: NewModelForm) -> RegisteredModel:
     values = form.cleaned_data
-    digest = keep_upload(values["file"]) if values["origin"] == "upload" else None
     return services.request_model_import(
         owner=request.user,
         name=values["name"],
         config=form.config,
-        upload_digest=digest,
+        upload_digest=form.upload_digest,
         source=form.source,
         licence=values["licence"],
     )
