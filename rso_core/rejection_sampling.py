@@ -107,7 +107,7 @@ def acceptance_probabilities(rewards: Matrix, maximum: Matrix, beta: float) -> M
     if beta == np.inf:
         return np.ones_like(rewards)
     if beta == 0:
-        return (rewards == maximum).astype(np.float64)
+        return np.equal(rewards, maximum).astype(np.float64)
     with np.errstate(over="ignore"):  # a quotient beyond float64 is −∞, whose exponential is 0
         weights: Matrix = np.exp((rewards - maximum) / beta)
     return weights
