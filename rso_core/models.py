@@ -184,20 +184,27 @@ def load(folder: Path, *, dtype: str = "auto", dropout: float = 0.0) -> Language
     _set_dropout(config, dropout)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_weights(folder, family, config=config, dtype=_dtype(dtype, device)).to(device).eval()
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        message = (
-            f"the tokenizer of {folder.name} has {len(tokenizer)} tokens, its model only "
-            f"{model.get_input_embeddings().num_embeddings}; they do not belong together"
-        )
+    return check_vocabulary(LanguageModel(model, tokenizer, family), folder.name)
+
+
+def check_vocabulary(lm: LanguageModel, name: str) -> LanguageModel:
+    """Return `lm` when its model knows every token of its tokenizer. Raises UserError otherwise."""
+    known = lm.plain.get_input_embeddings().num_embeddings
+    if len(lm.tokenizer) > known:
+        message = f"the tokenizer of {name} has {len(lm.tokenizer)} tokens, its model only {known}; they do not belong together"
         raise UserError(message)
-    return LanguageModel(model, tokenizer, family)
+    return lm
+
+
+def auto_class(family: Family) -> Any:
+    """Return the transformers class that loads a family."""
+    return AutoModelForCausalLM if family == "causal" else AutoModelForSeq2SeqLM
 
 
 def load_weights(folder: Path, family: Family, **options: Any) -> Any:
     """Return the bare transformers model. Raises UserError when weights are missing or do not fit."""
-    auto = AutoModelForCausalLM if family == "causal" else AutoModelForSeq2SeqLM
     try:
-        model, found = auto.from_pretrained(
+        model, found = auto_class(family).from_pretrained(
             folder,
             trust_remote_code=False,
             local_files_only=True,
@@ -250,6 +257,8 @@ def save(lm: LanguageModel, folder: Path) -> None:
     _forget_sampling_defaults(lm.model)
     lm.model.save_pretrained(folder)
     lm.tokenizer.save_pretrained(folder)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o644)  # written for their owner only; the web process may be another user
 
 
 def linear_layers(model: Any) -> list[str]:

@@ -236,9 +236,10 @@ def reward_input_ids(
     tail = _cue(tokenizer)[0] if family == "causal" else ""
     encoded = _encode(tokenizer, reward_text(task, *pieces) + tail, return_offsets_mapping=True)
     around = (list(_opening(tokenizer)), []) if family == "causal" else ([], [int(tokenizer.eos_token_id)])
-    start = len("[CONTEXT]")
-    ends = [end for _, end in encoded["offset_mapping"]]
-    before, after = (sum(end <= limit for end in ends) for limit in (start, start + 1 + len(pieces[0])))
+    # A token belongs to where it starts: added tokens may take the space after them along.
+    starts = [start for start, _ in encoded["offset_mapping"]]
+    head = len("[CONTEXT]")
+    before, after = (sum(start < limit for start in starts) for limit in (head, head + 1 + len(pieces[0])))
     ids = encoded["input_ids"]
     excess = len(ids) + len(around[0]) + len(around[1]) - max_length
     if excess > after - before:
