@@ -282,8 +282,8 @@ def _message(item: Any, name: str) -> Message:
 
 
 def _response(value: Any, name: str) -> tuple[list[Message], str]:
-    """Return (dialogue before, response) of a response given as text or as messages that end with it."""
-    if isinstance(value, str):
+    """Return (dialogue before, response) of a response given as text, or as a dialogue that ends with it."""
+    if isinstance(value, str) and not value.startswith(_HUMAN):
         return [], value.strip()
     messages = _messages(value, name)
     if messages[-1]["role"] != "assistant":
