@@ -9,17 +9,19 @@ the database. So messages are acknowledged early, hold a stage's id and nothing 
 """
 
 import os
+import signal
 from multiprocessing.sharedctypes import RawValue
 
 import django
 from celery import Celery
-from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import worker_process_init, worker_ready, worker_shutdown, worker_shutting_down
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 os.environ.setdefault("CELERY_SKIP_CHECKS", "1")  # they would load every page; the web process makes them
 django.setup()
 
 from webapp.runs.queue import REAP, broker_settings  # noqa: E402 - needs the settings
+from workers.lifeline import die_with_parent  # noqa: E402
 from workers.presence import Presence  # noqa: E402
 
 REAP_SECONDS = 5.0
@@ -48,6 +50,11 @@ def is_leaving() -> bool:
     return bool(_leaving.value)
 
 
+def _on_process_init(**_: object) -> None:
+    # Of a killed worker nothing goes on working: its work is another's when the lease ends.
+    die_with_parent(signal.SIGKILL)
+
+
 def _on_shutting_down(**_: object) -> None:
     _leaving.value = 1
 
@@ -63,6 +70,7 @@ def _on_shutdown(**_: object) -> None:
         presence.stop()
 
 
+worker_process_init.connect(_on_process_init)
 worker_shutting_down.connect(_on_shutting_down)
 worker_ready.connect(_on_ready)
 worker_shutdown.connect(_on_shutdown)
