@@ -9,7 +9,7 @@ from pydantic import ValidationError as SchemaError
 from rso_core.config import DataConfig
 from webapp.runs.forms import describe_error
 from webapp.runs.forms_models import HUB_ID, REVISION
-from webapp.runs.forms_uploads import UploadField, UploadForm
+from webapp.runs.forms_uploads import NeededText, UploadField, UploadForm
 from webapp.runs.models import Dataset, RegisteredModel
 
 UPLOAD, HUB, MINI = "upload", "hub", "mini_tldr"
@@ -44,14 +44,10 @@ _STARTS = (b"PAR1", b"{", b"[", b"\x1f\x8b")  # told by its first bytes whatever
 _MINI_SIZES = {Dataset.Kind.PREFERENCE: 20_000, Dataset.Kind.SFT: 4_000, Dataset.Kind.PROMPTS: 1_000}
 
 
-def _column(label: str, help_text: str = "") -> forms.CharField:
-    return forms.CharField(
-        label=label,
-        required=False,
-        max_length=200,
-        help_text=help_text,
-        widget=forms.TextInput(attrs={"autocomplete": "off", "class": "mono"}),
-    )
+def _column(label: str, help_text: str = "", *, needed: bool = True) -> forms.CharField:
+    widget = forms.TextInput(attrs={"autocomplete": "off", "class": "mono"})
+    field = NeededText if needed else forms.CharField
+    return field(label=label, required=False, max_length=200, help_text=help_text, widget=widget)
 
 
 class NewDatasetForm(UploadForm):
@@ -84,10 +80,8 @@ class NewDatasetForm(UploadForm):
         help_text="JSONL, JSON, CSV, TSV or Parquet; the text formats also as .gz.",
         widget=forms.FileInput(attrs={"accept": ",".join([*ENDINGS, ".gz"])}),
     )
-    hub = forms.CharField(
+    hub = NeededText(
         label="Hub id",
-        required=False,
-        max_length=200,
         validators=[HUB_ID],
         widget=forms.TextInput(attrs={"placeholder": "owner/name", "autocomplete": "off"}),
         help_text="Downloaded by a worker that is online. No code of the repository is executed.",
@@ -95,6 +89,13 @@ class NewDatasetForm(UploadForm):
     revision = forms.CharField(
         required=False, max_length=100, validators=[REVISION], widget=forms.TextInput(attrs={"placeholder": "main"})
     )
+    hub_file = forms.CharField(
+        label="File of it",
+        required=False,
+        max_length=200,
+        help_text="Needed only when it holds several tables: the path within the repository.",
+    )
+    hub_split = forms.CharField(label="Split of it", required=False, max_length=60, help_text="Empty: train.")
     size = forms.IntegerField(
         label="Rows", required=False, min_value=1, max_value=1_000_000, help_text="Empty: enough for the demo."
     )
@@ -108,12 +109,15 @@ class NewDatasetForm(UploadForm):
     map_prompt = _column(
         "Column of the prompt",
         "Text, or a list of {role, content} messages. May be empty when the responses hold the whole dialogue.",
+        needed=False,
     )
     map_chosen = _column("Column of the chosen response")
     map_rejected = _column("Column of the rejected response")
     map_target = _column("Column of the target")
     map_root = _column(
-        "Column of the conversation", "Rows with the same value are kept in one split. Empty: the first human turn."
+        "Column of the conversation",
+        "Rows with the same value are kept in one split. Empty: the first human turn.",
+        needed=False,
     )
     source = forms.CharField(
         max_length=300, required=False, help_text="Where it was published. Empty: the file name or hub id."
@@ -172,6 +176,7 @@ class NewDatasetForm(UploadForm):
         config: dict[str, Any] = {"layout": kind.value if mapped else values["layout"]}
         if values["origin"] == HUB:
             config |= {"hub": values["hub"], "revision": values["revision"] or "main"}
+            config |= {name: values[f"hub_{name}"] for name in ("file", "split") if values[f"hub_{name}"]}
         if mapped:
             config["mapping"] = {name: values[f"map_{name}"] for name in MAPPED[kind] if values[f"map_{name}"]}
         elif values["layout"] in {"auto", "oasst"} and kind == Dataset.Kind.PREFERENCE:
@@ -201,13 +206,9 @@ class NewDatasetForm(UploadForm):
 class SplitForm(forms.Form):
     """Seed and fractions of a split. Limits are those of `DataConfig`; empty fields mean its defaults."""
 
-    split_seed = forms.CharField(label="Seed", required=False, widget=forms.TextInput(attrs={"inputmode": "numeric"}))
-    validation_fraction = forms.CharField(
-        label="Validation", required=False, widget=forms.TextInput(attrs={"inputmode": "decimal"})
-    )
-    test_fraction = forms.CharField(
-        label="Test", required=False, widget=forms.TextInput(attrs={"inputmode": "decimal"})
-    )
+    split_seed = NeededText(label="Seed", widget=forms.TextInput(attrs={"inputmode": "numeric"}))
+    validation_fraction = NeededText(label="Validation", widget=forms.TextInput(attrs={"inputmode": "decimal"}))
+    test_fraction = NeededText(label="Test", widget=forms.TextInput(attrs={"inputmode": "decimal"}))
 
     def clean(self) -> dict[str, Any]:
         """Let the schema judge what was typed."""

@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 
 from webapp.accounts.access import SignedInRequest
-from webapp.runs.forms_uploads import UploadField, UploadForm
+from webapp.runs.forms_uploads import NeededText, UploadField, UploadForm
 from webapp.runs.models import RegisteredModel
 
 FOLDER, UPLOAD, HUB, MINI = "folder", "upload", "hub", "mini_tldr"
@@ -51,10 +51,8 @@ class NewModelForm(UploadForm):
     )
     folder = forms.ChoiceField(label="Folder or GGUF file", required=False)
     file = UploadField(label="GGUF file", widget=forms.FileInput(attrs={"accept": ".gguf"}))
-    hub = forms.CharField(
+    hub = NeededText(
         label="Hub id",
-        required=False,
-        max_length=200,
         validators=[HUB_ID],
         widget=forms.TextInput(attrs={"placeholder": "owner/name"}),
         help_text="Downloaded by a worker that is online: safetensors only, no code of the repository is executed.",
@@ -80,6 +78,7 @@ class NewModelForm(UploadForm):
         field = self.fields["folder"]
         if isinstance(field, forms.ChoiceField):
             field.choices = [("", "choose"), *((name, name) for name in self.on_server)]
+        field.conditional = True  # type: ignore[attr-defined]
         field.help_text = f"Found under {models_folder()}: folders with a config.json, and .gguf files."
 
     def clean_name(self) -> str:

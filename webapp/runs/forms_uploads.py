@@ -26,6 +26,17 @@ class KeptFile(NamedTuple):
 class UploadField(forms.FileField):
     """A file whose size is limited while it arrives."""
 
+    conditional = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"required": False, "max_length": 200, **kwargs})
+
+
+class NeededText(forms.CharField):
+    """A text that some choice of another field makes necessary; the form's `clean` asks for it."""
+
+    conditional = True
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"required": False, "max_length": 200, **kwargs})
 

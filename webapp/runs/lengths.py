@@ -1,6 +1,7 @@
 """Token lengths of a dataset under one model's tokenizer: asked of a worker, shown as histograms."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from django.db.models import QuerySet
@@ -46,8 +47,84 @@ def lengths_context(dataset: Dataset, wanted: str) -> dict[str, Any]:
     profile = chosen or profiles.first()
     if profile is None:
         return {"profile": None}
-    base = profile.input_digests["base"]
+    measured = (profile.summary.get("datasets") or {}).get(_INPUTS[dataset.kind])
     return {
         "profile": profile,
-        "profile_model": RegisteredModel.objects.filter(digest=base).first(),
+        "profile_model": RegisteredModel.objects.filter(digest=profile.input_digests["base"]).first(),
+        "measured": measured,
+        "histograms": _histograms(measured, profile.config) if measured else [],
     }
+
+
+def _histograms(measured: Mapping[str, Any], limits: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one histogram for the prompts and one for the responses, each with the limit as a line."""
+    found = measured["histograms"]
+    responses = {name: item for name, item in found.items() if name != "prompt"}
+    charts = [
+        _histogram("prompt", {"prompt": found["prompt"]}, limits["max_prompt_tokens"], "cut from the left beyond"),
+        _histogram("response", responses, limits["max_response_tokens"], "left out beyond"),
+    ]
+    return [chart for chart in charts if chart["parts"]]
+
+
+def _histogram(title: str, parts: Mapping[str, Any], limit: int, beyond: str) -> dict[str, Any]:
+    filled = {name: item for name, item in parts.items() if item["total"]}
+    longest = max((item["max"] for item in filled.values()), default=0)
+    texts = [
+        f"{name}: median {item['median']}, 95 % up to {item['p95']}, longest {item['max']}"
+        for name, item in filled.items()
+    ]
+    return {
+        "key": f"lengths-{title}",
+        "title": f"{title} tokens",
+        "parts": filled,
+        "limit": limit,
+        "beyond": beyond,
+        "label": f"Histogram of {title} lengths in tokens. {'; '.join(texts)}. Limit {limit}.",
+        "figure": {
+            "table": _table(title, filled),
+            "data": [_bars(name, item) for name, item in filled.items()],
+            "layout": {
+                "barmode": "overlay",
+                "xaxis": {"title": {"text": f"{title} tokens"}, "rangemode": "tozero"},
+                "yaxis": {"title": {"text": "rows"}},
+                "showlegend": len(filled) > 1,
+                "shapes": [_limit_line(limit)] if limit <= longest else [],
+            },
+        },
+    }
+
+
+def _bars(name: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    edges = item["edges"]
+    width = edges[1] - edges[0]
+    colour = {"rejected": "var(--slic)"}.get(name, "var(--rso)")
+    return {
+        "type": "bar",
+        "name": name,
+        "x": [edge + width / 2 for edge in edges[:-1]],
+        "y": item["counts"],
+        "width": width,
+        "customdata": [f"{low} to {high - 1}" for low, high in pairwise(edges)],
+        "hovertemplate": "%{customdata} tokens: %{y:,} rows<extra>%{fullData.name}</extra>",
+        "marker": {"color": colour, "opacity": 0.65},
+    }
+
+
+def _table(title: str, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the bins that hold something, with the rows in each."""
+    counts: dict[tuple[int, int], dict[str, int]] = {}
+    for name, item in parts.items():
+        for low, high, count in zip(item["edges"], item["edges"][1:], item["counts"], strict=False):
+            if count:
+                counts.setdefault((low, high - 1), {})[name] = count
+    rows = [
+        [str(low) if low == high else f"{low} to {high}", *(found.get(name, 0) for name in parts)]
+        for (low, high), found in sorted(counts.items())
+    ]
+    return {"heads": [f"{title} tokens", *parts], "rows": rows}
+
+
+def _limit_line(limit: int) -> dict[str, Any]:
+    line = {"color": "var(--failed)", "width": 2, "dash": "dash"}
+    return {"type": "line", "x0": limit, "x1": limit, "yref": "paper", "y0": 0, "y1": 1, "line": line}

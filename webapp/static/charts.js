@@ -6,7 +6,8 @@
    or data-chart-url="…" instead of data-chart: fetched, and polled while the answer says {"running": true}.
    A colour may name a token of the stylesheet ("var(--rso)"), so that charts follow light and dark. When a polled
    part of the page is replaced, studio.js puts the old figure back in its place: zoom and open table stay.
-   Under every chart is a table of the same values, for whoever cannot see or hover. Load after plotly.min.js. */
+   Under every chart is a table of the same values, for whoever cannot see or hover; "table": {"heads": […],
+   "rows": [[label, value, …], …]} in the figure says them better than x and y would. Load after plotly.min.js. */
 "use strict";
 
 (() => {
@@ -36,7 +37,7 @@
     const axis = { gridcolor: line, linecolor: colour("--line-strong"), zerolinecolor: line, automargin: true, ticks: "outside", tickcolor: line, ticklen: 4 };
     const base = {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true, uirevision: "kept", transition: { duration: 0 },
-      margin: { l: 48, r: 12, t: 12, b: 40 }, bargap: 0.06, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+      margin: { l: 48, r: 12, t: 12, b: 48 }, bargap: 0.06, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: muted }, colorway: PALETTE.map(colour),
       hoverlabel: { bgcolor: colour("--surface"), bordercolor: colour("--line-strong"), font: { color: colour("--text") } },
     };
@@ -61,6 +62,7 @@
     return typeof value === "number" ? value.toLocaleString("en", { maximumSignificantDigits: 6 }) : String(value ?? "–");
   }
   function columnsOf(figure) {
+    if (figure.table) return { heads: figure.table.heads, rows: new Map(figure.table.rows.map(([label, ...values]) => [label, values])) };
     const traces = figure.data.filter((trace) => Array.isArray(trace.y) || Array.isArray(trace.x));
     const flat = traces.some((trace) => trace.orientation === "h");
     const [key, value] = flat ? ["y", "x"] : ["x", "y"];

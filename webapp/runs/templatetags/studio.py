@@ -165,7 +165,9 @@ def chart(key: str, figure: Mapping[str, Any], label: str, css: str = "") -> dic
 def field(bound: BoundField, help_text: str = "") -> dict[str, Any]:
     """Return a form field with label, help and errors, tied together for screen readers."""
     kind = getattr(bound.field.widget, "input_type", "")
-    return {"field": bound, "kind": kind, "help": help_text or bound.help_text, "optional": not bound.field.required}
+    # A field that only some choice of another makes necessary says so by its attribute `conditional`.
+    optional = not bound.field.required and not getattr(bound.field, "conditional", False)
+    return {"field": bound, "kind": kind, "help": help_text or bound.help_text, "optional": optional}
 
 
 @register.inclusion_tag("_studio/errors.html")
