@@ -76,8 +76,7 @@ def _leaky_specials(tokenizer: Any) -> re.Pattern[str] | None:
     found = [
         token
         for token in tokenizer.all_special_tokens
-        if token != tokenizer.unk_token
-        and tokenizer.convert_tokens_to_ids(token) in _encode(tokenizer, token)["input_ids"]
+        if tokenizer.convert_tokens_to_ids(token) in _encode(tokenizer, token)["input_ids"]
     ]
     return re.compile("|".join(re.escape(token) for token in sorted(found, key=len, reverse=True))) if found else None
 
@@ -151,7 +150,7 @@ def _chat_ids(tokenizer: Any, family: Family, messages: Sequence[Message]) -> li
         ids: list[int] = tokenizer.apply_chat_template(
             safe, add_generation_prompt=True, tokenize=True, return_dict=False, sanitize_control_tokens=True
         )
-    except TemplateError as error:
+    except (TemplateError, ValueError) as error:
         roles = ", ".join(m["role"] for m in messages)
         message = f"the model's chat template refuses a conversation of roles {roles}: {error}; choose model.prompt_template plain"
         raise UserError(message) from error
