@@ -133,7 +133,7 @@ class ArtifactStore:
 
     def _publish(self, staging: Path, digest: str, manifest: Mapping[str, Any]) -> None:
         (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
-        _fsync_tree(staging)
+        fsync_tree(staging)
         target = self._local(digest)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -217,7 +217,8 @@ class ArtifactStore:
             shutil.rmtree(staging)  # another process fetched it first
 
 
-def _fsync_tree(folder: Path) -> None:
+def fsync_tree(folder: Path) -> None:
+    """Flush a folder and everything in it to the disk."""
     for path in [*folder.rglob("*"), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -46,11 +46,13 @@ class ModelCache:
         from rso_core.models import load
 
         key = (digest, str(folder), dtype)
-        if key not in self._models:
+        model = self._models.pop(key, None)
+        if model is None:
             while len(self._models) >= self.size:
                 self._models.pop(next(iter(self._models)))
-            self._models[key] = load(folder, dtype=dtype)
-        return self._models[key]
+            model = load(folder, dtype=dtype)
+        self._models[key] = model  # the last used is the last to go
+        return model
 
 
 @dataclass
@@ -133,6 +135,7 @@ def execute(spec: StageSpec, store: ArtifactStore, emit: Emit, models: ModelCach
         raise ValueError(message)
     if spec.kind not in {"rejection_sampling", "report", "import_dataset"}:
         set_threads_and_seed(int(spec.config.get("seed", 0)))
+        _silence_progress_bars()
     staging = store.staging()
     job = Job(spec, store, staging, emit, models or ModelCache())
     try:
@@ -141,6 +144,13 @@ def execute(spec: StageSpec, store: ArtifactStore, emit: Emit, models: ModelCach
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Result(digest=digest, summary=summary)
+
+
+def _silence_progress_bars() -> None:
+    """Keep the bars of transformers out of logs; progress is told by events."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _function(kind: str) -> Callable[[Job], dict[str, Any]]:

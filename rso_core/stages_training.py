@@ -2,13 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from rso_core.artifacts import Row, iterate_rows
+from rso_core.artifacts import Row, fsync_tree, iterate_rows
 from rso_core.errors import UserError
 from rso_core.stages import Counter, Job, rows_of_split
 from rso_core.stages_evaluation import compare_with_target, outcome, respond
@@ -16,6 +16,10 @@ from rso_core.stages_sampling import policy_prompt
 from rso_core.vocabulary import canonical_json, text_digest
 from rso_core.win_rate import win_rate as estimate_win_rate
 
+if TYPE_CHECKING:
+    from rso_core.grouped_forward import Group
+
+GROUPS_AT_ONCE = 16
 REFERENCE = pa.schema(
     [("prompt_id", pa.string()), ("response_id", pa.string()), ("log_prob", pa.float64()), ("tokens", pa.int32())]
 )
@@ -41,10 +45,13 @@ def _adapted(job: Job, lm: Any) -> Any:
     return add_lora(lm, rank=job.config["lora_rank"], alpha=job.config["lora_alpha"], seed=job.config["seed"])
 
 
-def _save(job: Job, lm: Any, folder: Path) -> None:
+def _save(job: Job, lm: Any, folder: Path) -> Any:
+    """Write the model, adapters merged, and return it as it was written."""
     from rso_core.models import merge_lora, save
 
-    save(merge_lora(lm) if job.config["method"] == "lora" else lm, folder)
+    whole = merge_lora(lm) if job.config["method"] == "lora" else lm
+    save(whole, folder)
+    return whole
 
 
 def sft(job: Job) -> dict[str, Any]:
@@ -109,7 +116,7 @@ def reward_training(job: Job) -> dict[str, Any]:
         emit=job.emit,
         **settings,
     )
-    _save(job, lm, job.staging / "model")
+    lm = _save(job, lm, job.staging / "model")
     heldout = rows_of_split(files, "test", job.config["split"])
     counter = Counter(job, len(heldout), "held-out pairs")
     measured = heldout_accuracy(
@@ -126,26 +133,32 @@ def reward_training(job: Job) -> dict[str, Any]:
 
 def reference_log_probs(job: Job) -> dict[str, Any]:
     """Compute log π_sft(y|x) once for each distinct response of the pairs."""
+    found = distinct_responses(iterate_rows(job.files("pairs")))
+    total = sum(len(group.responses) for _, group in found)
+    job.write(_reference_rows(job, found, Counter(job, total, "responses")), REFERENCE)
+    return {"responses": total, "prompts": len(found)}
+
+
+def _reference_rows(job: Job, found: Sequence[tuple[str, "Group"]], counter: Counter) -> Iterator[Row]:
+    import torch
+
     from rso_core.grouped_forward import response_log_probs
 
-    groups = distinct_responses(iterate_rows(job.files("pairs")))
     lm = job.model("policy")
-    total = sum(len(responses) for _, _, responses in groups)
-    counter = Counter(job, total, "responses")
-    rows: list[Row] = []
-    for prompt, group, responses in groups:
-        log_probs = response_log_probs(lm, [group], batch_size=job.config["batch_size"])[0]
-        counter.add(len(responses), sum(len(ids) + len(group.prompt_ids) for ids in responses))
-        rows += [
-            {"prompt_id": prompt, "response_id": response_id(ids), "log_prob": float(value), "tokens": len(ids)}
-            for ids, value in zip(responses, log_probs, strict=True)
-        ]
-    job.write(rows, REFERENCE)
-    return {"responses": total, "prompts": len(groups)}
+    for start in range(0, len(found), GROUPS_AT_ONCE):
+        block = found[start : start + GROUPS_AT_ONCE]
+        with torch.inference_mode():
+            # A pair of the fit is two responses; its memory without gradients is no concern.
+            values = response_log_probs(lm, [group for _, group in block], batch_size=2 * job.config["batch_size"])
+        for (prompt, group), log_probs in zip(block, values, strict=True):
+            tokens = sum(len(ids) for ids in group.responses) + len(group.prompt_ids)
+            counter.add(len(group.responses), tokens)
+            for ids, value in zip(group.responses, log_probs.tolist(), strict=True):
+                yield {"prompt_id": prompt, "response_id": response_id(ids), "log_prob": value, "tokens": len(ids)}
 
 
-def distinct_responses(pairs: Iterable[Row]) -> list[tuple[str, Any, list[list[int]]]]:
-    """Return (prompt id, group, responses) with the distinct responses of each prompt's pairs, in order."""
+def distinct_responses(pairs: Iterable[Row]) -> list[tuple[str, "Group"]]:
+    """Return (prompt id, group) with the distinct responses of each prompt's pairs, in order."""
     from rso_core.grouped_forward import Group
 
     found: dict[str, tuple[list[int], dict[str, list[int]]]] = {}
@@ -153,10 +166,7 @@ def distinct_responses(pairs: Iterable[Row]) -> list[tuple[str, Any, list[list[i
         _, responses = found.setdefault(pair["prompt_id"], (pair["prompt_token_ids"], {}))
         for side in ("chosen_token_ids", "rejected_token_ids"):
             responses.setdefault(response_id(pair[side]), pair[side])
-    return [
-        (prompt, Group(prompt_ids=ids, responses=list(responses.values())), list(responses.values()))
-        for prompt, (ids, responses) in found.items()
-    ]
+    return [(prompt, Group(ids, list(responses.values()))) for prompt, (ids, responses) in found.items()]
 
 
 def policy_fitting(job: Job) -> dict[str, Any]:
@@ -202,6 +212,7 @@ def _save_snapshot(job: Job, lm: Any, step: int) -> None:
     # Merging adapters changes the model in place, so a snapshot in the middle of a fit merges a copy.
     _save(job, copy.deepcopy(lm) if job.config["method"] == "lora" else lm, temporary)
     target.parent.mkdir(exist_ok=True)
+    fsync_tree(temporary)
     temporary.rename(target)
 
 
