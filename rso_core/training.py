@@ -9,9 +9,10 @@ is smaller, so its rate is not constant. Two differences from T5X stay: every ma
 a side below 128, and stacked layers are scaled one by one.
 
 Weights that are not float32 have float32 masters, which the optimizer changes and which are rounded into the model
-after each step. An update of 1e-5 × the parameter's scale is below half a unit in the last place of bfloat16
-(2^−9 ≈ 2e-3 relative), so without masters it would be rounded away: after 20 such steps 0 % of the weights of a toy
-model had moved without masters. Gradients of micro-batches are added up in float32 for the same reason.
+after each step. A step of 1e-5 × the parameter's scale is far below half a unit in the last place of bfloat16
+(2^−9 ≈ 2e-3 relative) and is rounded away. Measured on a toy model, share of weights changed by 20 steps: 0.3 %
+without masters against 4.7 % with them at 1e-5, 2.6 % against 39 % at 1e-4. Gradients of micro-batches are added
+up in float32 for the same reason.
 """
 
 import math
