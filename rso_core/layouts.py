@@ -5,6 +5,7 @@ row for each pair of replies (or, where targets or prompts are wanted, for each 
 for each reply that cannot be paired. So "rows in" of trees counts pairs and such replies, not trees.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
@@ -349,7 +350,9 @@ def _extra(record: Mapping[str, Any], reading: Reading) -> Mapping[str, Any] | s
     if wanted:
         return {name: record[name] for name in wanted if name in record}
     meta = record.get("meta")
-    if isinstance(meta, dict) or (isinstance(meta, str) and meta.startswith("{")):
+    if isinstance(meta, dict):
+        return json.dumps(meta, ensure_ascii=False)
+    if isinstance(meta, str) and meta.startswith("{"):
         return meta
     used = {theirs for theirs in reading.mapping.values() if isinstance(theirs, str)} or _USED
     return {

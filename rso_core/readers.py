@@ -283,6 +283,7 @@ class _ArrayReader:
         # Bytes that are no UTF-8 become surrogates, so that only their own record is lost.
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
         self._buffer, self._at, self._ended = "", 0, False
+        self._lost = False  # no further object was found after a bad one
 
     def _fill(self) -> bool:
         """Read more into the buffer, at least as much again as it holds; return whether there was more."""
@@ -315,6 +316,8 @@ class _ArrayReader:
                 break
             number += 1
             yield self._element(number)
+            if self._lost:
+                return
         if self._peek() != "]":
             yield Record(
                 number + 1, RowError(code="invalid_json", detail="the array is not closed: the file ends in its middle")
@@ -357,8 +360,7 @@ class _ArrayReader:
         while not (found := _NEXT_OBJECT.search(self._buffer, self._at)):
             self._at = max(self._at, len(self._buffer) - 64)
             if not self._fill():
-                closed = self._buffer.rstrip().endswith("]")
-                self._at = len(self._buffer.rstrip()) - 1 if closed else len(self._buffer)
+                self._lost = True
                 return Record(number, problem, excerpt)
         self._at = found.end()
         return Record(number, problem, excerpt)
