@@ -1,10 +1,11 @@
 """The addresses of the product."""
 
-from django.contrib import admin
 from django.urls import include, path
 
+from webapp.accounts.admin_site import site
+
 urlpatterns = [
-    path("admin/", admin.site.urls),
+    path("admin/", site.urls),
     path("", include("webapp.accounts.urls")),
     path("", include("webapp.runs.urls")),
 ]

@@ -1,0 +1,61 @@
+"""Datasets, models, runs, stages and workers in Django's admin."""
+
+from django.contrib.admin import register
+
+from webapp.accounts.admin_site import ReadOnlyAdmin, site
+from webapp.runs.models import Dataset, RegisteredModel, Run, Shard, Stage, Worker
+
+
+@register(Dataset, site=site)
+class DatasetAdmin(ReadOnlyAdmin):
+    """Imported data."""
+
+    list_display = ("name", "kind", "owner", "shared", "rows_kept", "rows_rejected", "created")
+    list_filter = ("kind", "task", "shared")
+    list_select_related = ("owner",)
+    search_fields = ("name", "source")
+
+
+@register(RegisteredModel, site=site)
+class RegisteredModelAdmin(ReadOnlyAdmin):
+    """Language models."""
+
+    list_display = ("name", "family", "owner", "shared", "created")
+    list_filter = ("family", "shared")
+    list_select_related = ("owner",)
+    search_fields = ("name", "source")
+
+
+@register(Run, site=site)
+class RunAdmin(ReadOnlyAdmin):
+    """Recipes somebody launched."""
+
+    list_display = ("name", "status", "owner", "shared", "created", "finished")
+    list_filter = ("status", "shared")
+    list_select_related = ("owner",)
+    search_fields = ("name",)
+
+
+@register(Stage, site=site)
+class StageAdmin(ReadOnlyAdmin):
+    """Pieces of work, shared by runs."""
+
+    list_display = ("kind", "fingerprint", "status", "queue", "created", "finished")
+    list_filter = ("status", "queue", "kind")
+    search_fields = ("fingerprint", "digest")
+
+
+@register(Shard, site=site)
+class ShardAdmin(ReadOnlyAdmin):
+    """What workers claim."""
+
+    list_display = ("stage", "index", "status", "attempt", "failures", "worker", "lease_expires")
+    list_filter = ("status",)
+    list_select_related = ("stage",)
+
+
+@register(Worker, site=site)
+class WorkerAdmin(ReadOnlyAdmin):
+    """Processes that have been seen."""
+
+    list_display = ("name", "queue", "slots", "device", "seen")
