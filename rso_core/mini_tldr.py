@@ -38,6 +38,9 @@ FREE_WORDS = 16  # words that cost nothing …
 EXTRA_WORD = 0.1  # … and the price of each further one
 LABEL_SHARPNESS = 1.5  # Bradley–Terry: σ(sharpness × difference of gold rewards)
 
+# Rows of each dataset where nobody asks for another number.
+DEMO_SIZES: dict[DatasetKind, int] = {"sft": 4000, "preference": 20000, "prompts": 1000}
+
 _OPENINGS = (
     "so my {who} {did} my {thing}.",
     "my {who} {did} my {thing} again.",

@@ -1,0 +1,158 @@
+"""The command line: `python -m rso_core run recipe.yaml`, without Django or Celery.
+
+Commands: `run`, `plan`, `check`, `import`. What a person got wrong is told in one sentence with exit code 2.
+Ctrl-C leaves everything finished in the store; the same command goes on from there.
+"""
+
+# ruff: noqa: T201 - a command line prints
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rso_core.artifacts import ArtifactStore
+from rso_core.config import RunConfig, load_run_config
+from rso_core.errors import RsoError, UserError
+from rso_core.references import check
+
+if TYPE_CHECKING:
+    from rso_core.local_run import LocalRun
+
+DEFAULT_STORE = "rso-store"
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code."""
+    options = _parser().parse_args(arguments)
+    _set_threads()
+    try:
+        options.command(options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except RsoError as error:
+        print(f"{error}; start the same command again to go on", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; start the same command again to go on", file=sys.stderr)
+        return _INTERRUPTED
+    return 0
+
+
+def _set_threads() -> None:
+    """Let every library use the same number of threads: with another number, digests may differ."""
+    threads = os.environ.setdefault("RSO_THREADS", str(os.cpu_count() or 1))
+    os.environ["OMP_NUM_THREADS"] = threads
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m rso_core", description=(__doc__ or "").split("\n", 1)[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, function, text in (
+        ("run", _run, "execute a recipe; goes on where an earlier start ended"),
+        ("plan", _plan, "import what a recipe names and list its stages"),
+        ("check", _check, "say what is wrong with a recipe, without importing anything"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("recipe", type=Path, help="YAML file of the settings")
+        _add_store(command)
+        command.set_defaults(command=function)
+    command = commands.add_parser("import", help="import data files or model folders and show what was kept")
+    command.add_argument("files", nargs="+", metavar="FILE", help="data file, model folder, GGUF file, or mini_tldr")
+    command.add_argument("--kind", choices=["preference", "sft", "prompts", "model"], required=True)
+    command.add_argument("--layout", default="auto", help="layout of a data file (default: auto)")
+    _add_store(command)
+    command.set_defaults(command=_import)
+    return parser
+
+
+def _add_store(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--store", type=Path, default=Path(DEFAULT_STORE), help=f"folder of artifacts (default: {DEFAULT_STORE})"
+    )
+
+
+def _load(options: argparse.Namespace) -> RunConfig:
+    try:
+        return load_run_config(options.recipe)
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"the recipe {options.recipe} cannot be read: {error}"
+        raise UserError(message) from error
+
+
+def _local_run(options: argparse.Namespace) -> "LocalRun":
+    from rso_core.local_run import LocalRun
+
+    return LocalRun(ArtifactStore(str(options.store)))
+
+
+def _run(options: argparse.Namespace) -> None:
+    from rso_core.local_run import exclusive
+
+    config, run = _load(options), _local_run(options)
+    with exclusive(run.store):
+        done = run.run(config)
+    print(_results(done["report"].summary))
+    for what, key in (("policy", "checkpoint_selection"), ("pairs", "pairs"), ("report", "report")):
+        print(f"{what:<8} {run.store.path(done[key].digest)}")
+    print(f"details  {run.record_path(config)}")
+
+
+def _results(summary: dict[str, Any]) -> str:
+    """Return win rates against the SFT targets, and their paired difference, as lines."""
+    lines = [f"{'% of test prompts won':<24}{'proxy':>22}{'gold':>22}"]
+    for name, part in (("SFT", "sft"), ("policy", "policy"), ("policy − SFT, paired", "difference")):
+        lines.append(f"{name:<24}" + "".join(f"{_interval(summary[part][metric]):>22}" for metric in ("proxy", "gold")))
+    return "\n".join(lines)
+
+
+def _interval(value: dict[str, float] | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value['value']:.1%} [{value['low']:.1%}, {value['high']:.1%}]"
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from rso_core.local_run import exclusive
+
+    config, run = _load(options), _local_run(options)
+    with exclusive(run.store):
+        plan = run.plan(config)
+    for stage in plan.stages:
+        state = "done" if run.ledger.get(stage.fingerprint) else ""
+        print(f"{stage.key:<22} {stage.fingerprint[:12]}  {state:<5} {stage.work}")
+    for name, count in plan.counts.items():
+        print(f"{count:>12,} {name.replace('_', ' ')}")
+    for warning in plan.warnings:
+        print(f"warning: {warning}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    config = _load(options)
+    check(config)
+    print(f"{options.recipe}: {config.name!r} is complete, and what it names exists")
+
+
+def _import(options: argparse.Namespace) -> None:
+    from rso_core.local_run import exclusive
+
+    run = _local_run(options)
+    with exclusive(run.store):
+        for file in options.files:
+            finished = _import_one(run, file, options.kind, options.layout)
+            print(f"{file}: artifact {finished}")
+
+
+def _import_one(run: "LocalRun", file: str, kind: Any, layout: str) -> str:
+    if kind == "model":
+        return run.references.model(file)
+    return run.references.dataset(file, kind, layout=layout)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

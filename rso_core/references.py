@@ -1,0 +1,136 @@
+"""What a recipe on the command line may name instead of a registered dataset or model.
+
+- a file of preferences or SFT rows in any layout that the importers know;
+- for `data.sft`, the same file as `data.preferences`: targets are then made of the chosen replies;
+- a model folder (config.json, safetensors, tokenizer) or a GGUF file;
+- `mini_tldr`, the built-in task, with options: `mini_tldr:size=4000,seed=1`, `mini_tldr:family=seq2seq`.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rso_core.artifacts import ArtifactStore
+from rso_core.config import RunConfig
+from rso_core.errors import UserError
+from rso_core.mini_tldr import DEMO_SIZES
+from rso_core.plan import RunData
+from rso_core.vocabulary import DatasetKind, canonical_json
+
+BUILT_IN = "mini_tldr"
+# Does an import unless it was done before, and returns its artifact: (kind, configuration, inputs, stamp of the source).
+Import = Callable[[str, dict[str, Any], dict[str, str], str], str]
+
+
+def built_in_options(reference: str, allowed: Mapping[str, type]) -> dict[str, Any] | None:
+    """Return the options of a reference to the built-in task, None when it is no such reference.
+
+    Raises UserError on an unknown option or a value of the wrong type.
+    """
+    name, _, text = reference.partition(":")
+    if name != BUILT_IN:
+        return None
+    options: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        key, _, value = item.partition("=")
+        if key not in allowed or not value or (allowed[key] is int and not value.isdigit()):
+            wanted = ", ".join(f"{option}=…" for option in allowed)
+            message = f"options of {BUILT_IN} are {wanted}, whole numbers where they count; received {item!r} in {reference!r}"
+            raise UserError(message)
+        options[key] = allowed[key](value)
+    return options
+
+
+def existing_path(reference: str, what: str) -> Path:
+    """Return the file or folder a reference names. Raises UserError when there is none."""
+    path = Path(reference).expanduser()
+    if not path.exists():
+        message = f"no {what} at {reference!r}: name a file or folder that exists, or {BUILT_IN} for the built-in task"
+        raise UserError(message)
+    return path.resolve()
+
+
+def stamp(path: Path) -> str:
+    """Return a digest of names, sizes and times of a file or of a folder's files: another when they were changed."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    seen = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+    return hashlib.sha256(canonical_json(seen).encode()).hexdigest()
+
+
+def check(config: RunConfig) -> None:
+    """Raise UserError when something that the recipe names does not exist."""
+    for reference, _ in _datasets(config):
+        if built_in_options(reference, {"size": int, "seed": int}) is None:
+            existing_path(reference, "dataset")
+    for reference in _models(config):
+        if built_in_options(reference, {"family": str, "seed": int}) is None:
+            existing_path(reference, "model")
+
+
+def _datasets(config: RunConfig) -> Iterator[tuple[str, DatasetKind]]:
+    yield config.data.preferences, "preference"
+    yield config.data.sft, "sft"
+
+
+def _models(config: RunConfig) -> Iterator[str]:
+    yield config.model.base
+    if config.reward.model:
+        yield config.reward.model
+
+
+class References:
+    """Imports what a recipe names, each once."""
+
+    def __init__(self, store: ArtifactStore, do_import: Import) -> None:
+        self._store = store
+        self._import = do_import
+
+    def resolve(self, config: RunConfig) -> tuple[RunConfig, RunData]:
+        """Return the recipe with its datasets named by role, and the data under these names.
+
+        One reference may stand for two datasets (preferences, and targets made of them), so references themselves
+        cannot be the names. Imports what has not been imported yet. Raises UserError.
+        """
+        check(config)
+        preferences = self.dataset(config.data.preferences, "preference")
+        digests = {"preferences": preferences, "sft": self._sft(config, preferences)}
+        models = {reference: self.model(reference) for reference in _models(config)}
+        data = config.data.model_copy(update={name: name for name in digests})
+        return config.model_copy(update={"data": data}), RunData(self._store, digests, models)
+
+    def _sft(self, config: RunConfig, preferences: str) -> str:
+        same = config.data.sft == config.data.preferences
+        if same and built_in_options(config.data.sft, {"size": int, "seed": int}) is None:
+            return self._import("import_dataset", {"kind": "sft"}, {"dataset": preferences}, "")
+        return self.dataset(config.data.sft, "sft")
+
+    def dataset(self, reference: str, kind: DatasetKind, *, layout: str = "auto") -> str:
+        """Return the digest of the dataset a reference names."""
+        options = built_in_options(reference, {"size": int, "seed": int})
+        if options is not None:
+            task = {"size": DEMO_SIZES[kind], "seed": 0} | options
+            return self._import("import_dataset", {"kind": kind, "mini_tldr": task}, {}, "")
+        upload = self._upload(existing_path(reference, "dataset"))
+        return self._import("import_dataset", {"kind": kind, "layout": layout}, {"upload": upload}, "")
+
+    def _upload(self, path: Path) -> str:
+        """Store a file as the web application stores an uploaded one, and return its digest."""
+        if path.is_dir():
+            message = f"a dataset is a file (JSONL, JSON, CSV or Parquet, also gzipped), {path} is a folder"
+            raise UserError(message)
+        staging = self._store.staging()
+        try:
+            shutil.copyfile(path, staging / path.name)
+            return self._store.commit(staging, kind="upload")
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def model(self, reference: str) -> str:
+        """Return the digest of the model a reference names."""
+        options = built_in_options(reference, {"family": str, "seed": int})
+        if options is not None:
+            return self._import("import_model", {"mini_tldr": {"family": "causal", "seed": 0} | options}, {}, "")
+        path = existing_path(reference, "model")
+        return self._import("import_model", {"path": str(path)}, {}, stamp(path))
