@@ -1,7 +1,9 @@
 """What every test finds: a PostgreSQL when it asks for one, three people, folders of its own, and no network."""
 
+import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,20 +50,32 @@ def chromium() -> str:
     return path
 
 
+@contextlib.contextmanager
+def reachable_folder() -> Iterator[Path]:
+    """Yield a folder that every user may enter, which pytest's own are not: root's PostgreSQL runs as somebody else."""
+    folder = Path(tempfile.mkdtemp(prefix="rso-test-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_url() -> Iterator[str]:
     """The address of a PostgreSQL server: that of DATABASE_URL, or one of our own for this session."""
     if url := os.environ.get("DATABASE_URL"):
         yield url
         return
     from workers.embedded_postgres import EmbeddedPostgres
 
-    postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), durable=False)
-    postgres.start()
-    try:
-        yield postgres.url
-    finally:
-        postgres.stop()
+    with reachable_folder() as folder:
+        postgres = EmbeddedPostgres(folder / "postgres", durable=False)
+        postgres.start()
+        try:
+            yield postgres.url
+        finally:
+            postgres.stop()
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +108,7 @@ def own_folder(settings: Settings, tmp_path: Path) -> None:
     settings.ARTIFACT_URL = str(tmp_path / "artifacts")
     settings.ARTIFACT_CACHE = str(tmp_path / "artifact-cache")
     settings.CELERY_BROKER_URL = "filesystem://"
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # people are made in every test
     uploads = tmp_path / "uploads"
     uploads.mkdir()
     settings.FILE_UPLOAD_TEMP_DIR = str(uploads)

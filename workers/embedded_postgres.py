@@ -84,6 +84,8 @@ class EmbeddedPostgres:
 
     def restart(self) -> None:
         """Start the server again after it has ended by itself."""
+        if self._process is not None:
+            self._process.wait()
         self._clear()
         self._run()
 
@@ -174,7 +176,7 @@ class EmbeddedPostgres:
             "unix_socket_permissions": "0700",
             "port": "5432",
             "shared_buffers": "64MB",
-            **({} if self._durable else {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}),
+            **({} if self._durable else {"fsync": "off", "full_page_writes": "off"}),
         }
         settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         with self.log.open("ab") as log:

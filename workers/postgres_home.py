@@ -77,6 +77,7 @@ def find_home(folder: Path) -> PostgresHome:
     note = folder / "location"
     if note.exists():
         place = Path(note.read_text(encoding="utf-8"))
+        place.mkdir(mode=0o755, parents=True, exist_ok=True)
         return PostgresHome(folder, _owner(place / "data") or _unprivileged(), place)
     user = _owner(folder / "data") or _unprivileged()
     if _can_enter(user, folder):
