@@ -138,8 +138,7 @@ def _sample_rows(job: Job, rows: Sequence[Row], summary: dict[str, Any]) -> Iter
 
     lm, config = job.model("policy"), job.config["sampling"]
     counter = Counter(job, len(rows) * config["num_candidates"], "candidates")
-    for start in range(0, len(rows), _prompts_at_once(config)):
-        block = rows[start : start + _prompts_at_once(config)]
+    for block in blocks(rows, _prompts_at_once(config)):
         prompts = [policy_prompt(job, lm.tokenizer, lm.family, row["messages"]) for row in block]
         samples = generate(
             lm,
@@ -149,7 +148,7 @@ def _sample_rows(job: Job, rows: Sequence[Row], summary: dict[str, Any]) -> Iter
             top_k=config["top_k"],
             max_new_tokens=job.config["max_response_tokens"],
             seeds=[prompt_seed(job.config["seed"], "sampling", row["prompt_id"]) for row in block],
-            batch_size=config["batch_size"],
+            batch_size=sequences_at_once(config["batch_size"], config["num_candidates"]),
         )
         for row, prompt, responses in zip(block, prompts, samples, strict=True):
             # The last decode is the baseline y_b: drawn like the others, never one of them.
@@ -163,6 +162,23 @@ def _sample_rows(job: Job, rows: Sequence[Row], summary: dict[str, Any]) -> Iter
 
 def _prompts_at_once(config: dict[str, Any]) -> int:
     return max(1, int(config["batch_size"]) // (int(config["num_candidates"]) + 1))
+
+
+def sequences_at_once(batch_size: int, num_candidates: int) -> int:
+    """Return the batch size that decodes a prompt's candidates and its baseline in equal parts.
+
+    64 candidates in batches of 64 would otherwise leave the baseline to a decode of its own, which takes as long.
+    """
+    if batch_size > num_candidates:
+        return batch_size
+    parts = -(-num_candidates // batch_size)
+    return -(-(num_candidates + 1) // parts)
+
+
+def blocks(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
+    """Yield `rows` in order, `size` at a time."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 def _candidate(tokenizer: Any, index: int, response: Any) -> Row:

@@ -9,6 +9,7 @@ from rso_core.errors import UserError
 from rso_core.plan import assign_split
 from rso_core.protocol import Event, Log, Metrics, Progress
 from rso_core.stages import execute
+from rso_core.stages_sampling import sequences_at_once
 from rso_core.vocabulary import Family
 from tests.rso_core.chain import PROMPTS, Chain, product, toy_config
 
@@ -204,6 +205,13 @@ def test_without_selection_the_last_checkpoint_is_kept(chain: Chain) -> None:
     plan = chain.run(toy_config(fitting={"select_by": "last"}), until="checkpoint_selection")
 
     assert chain.summary(plan, "checkpoint_selection") == {"selected_step": 4, "checkpoints": []}
+
+
+def test_candidates_and_baseline_are_decoded_in_equal_parts() -> None:
+    assert sequences_at_once(64, 64) == 65
+    assert sequences_at_once(32, 64) == 33
+    assert sequences_at_once(650, 64) == 650
+    assert sequences_at_once(1, 64) == 2
 
 
 def test_shards_give_the_pool_that_one_piece_of_work_gives(chain: Chain) -> None:
