@@ -82,7 +82,7 @@ class ModelConfig(Settings):
         description="full: every weight is trained, as in the paper. lora: low-rank adapters, merged when a stage ends.",
     )
     lora_rank: int = Field(16, ge=1, le=1024, description="Rank of the adapters (lora only).")
-    lora_alpha: float = Field(32, gt=0, le=4096, description="Scale of the adapters (lora only).")
+    lora_alpha: float = Field(32.0, gt=0, le=4096, description="Scale of the adapters (lora only).")
     prompt_template: Literal["auto", "chat", "plain"] = Field(
         "auto",
         description="How a prompt is written for the policy. auto: the tokenizer's chat template for dialogue where there is one, else plain text.",
