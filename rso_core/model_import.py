@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -76,14 +77,21 @@ def read_gguf(file: Path) -> LanguageModel:
                 f"{file.name} is not a GGUF file; give a .gguf file or a folder with config.json and *.safetensors"
             )
             raise UserError(message)
-    where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
-    family = family_of(_understood(file, lambda: AutoConfig.from_pretrained(file.parent, **where)))
-    tokenizer = _understood(file, lambda: AutoTokenizer.from_pretrained(file.parent, **where))
-    model = _understood(file, lambda: auto_class(family).from_pretrained(file.parent, **where))
-    return LanguageModel(_without_quantization(model), check_tokenizer(tokenizer, file.name), family)
+    with TemporaryDirectory() as folder:
+        # Without its ending in the name, transformers would take the file for a pickle.
+        (Path(folder) / "model.gguf").symlink_to(file.resolve())
+        return _understood(file, lambda: _read_named_gguf(Path(folder), file.name))
 
 
-def _understood(file: Path, read: Callable[[], Any]) -> Any:
+def _read_named_gguf(folder: Path, name: str) -> LanguageModel:
+    where: dict[str, Any] = {"gguf_file": "model.gguf", "local_files_only": True, "trust_remote_code": False}
+    family = family_of(AutoConfig.from_pretrained(folder, **where))
+    tokenizer = check_tokenizer(AutoTokenizer.from_pretrained(folder, **where), name)
+    model = auto_class(family).from_pretrained(folder, **where)
+    return LanguageModel(_without_quantization(model), tokenizer, family)
+
+
+def _understood(file: Path, read: Callable[[], LanguageModel]) -> LanguageModel:
     try:
         return read()
     except (ValueError, KeyError, OSError, TypeError, NotImplementedError, RuntimeError) as error:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -154,7 +155,7 @@ def load_tokenizer(folder: Path) -> tuple[Any, Family]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, OSError, TypeError) as error:
-        message = f"the tokenizer in {folder.name} cannot be read: {error}"
+        message = f"the tokenizer in {folder.name} cannot be read: {error}; copy the folder again, whole"
         raise UserError(message) from error
     return check_tokenizer(tokenizer, folder.name), family
 
@@ -213,8 +214,8 @@ def load_weights(folder: Path, family: Family, **options: Any) -> Any:
             output_loading_info=True,
             **options,
         )
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        message = f"the weights in {folder.name} cannot be read: {error}"
+    except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
+        message = f"the weights in {folder.name} cannot be read: {error}; copy the folder again, whole"
         raise UserError(message) from error
     if found["missing_keys"]:
         some = ", ".join(sorted(found["missing_keys"])[:5])
@@ -296,8 +297,6 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 def describe(folder: Path) -> dict[str, Any]:
     """Return what people want to know about the model in `folder`; reads headers, not weights."""
-    from safetensors import safe_open
-
     config = read_config(folder)
     tokenizer, family = load_tokenizer(folder)
     require_safetensors(folder)

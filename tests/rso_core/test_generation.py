@@ -27,9 +27,12 @@ def next_logits(lm: LanguageModel, prompt: list[int], response: list[int]) -> Te
     """The logits after prompt and response, without cache or padding."""
     with torch.no_grad():
         if lm.family == "causal":
-            return lm.model(torch.tensor([prompt + response])).logits[0, -1]
-        decoder = torch.tensor([[lm.model.config.decoder_start_token_id, *response]])
-        return lm.model(input_ids=torch.tensor([prompt]), decoder_input_ids=decoder).logits[0, -1]
+            output = lm.model(torch.tensor([prompt + response]))
+        else:
+            decoder = torch.tensor([[lm.model.config.decoder_start_token_id, *response]])
+            output = lm.model(input_ids=torch.tensor([prompt]), decoder_input_ids=decoder)
+    logits: Tensor = output.logits[0, -1]
+    return logits
 
 
 def exact_distribution(logits: Tensor, *, temperature: float, top_k: int) -> dict[int, float]:
@@ -55,7 +58,8 @@ def assert_drawn_from(tokens: list[int], expected: dict[int, float]) -> None:
 
 
 def test_first_and_later_tokens_follow_the_exact_distribution(lm: LanguageModel) -> None:
-    prompt, settings = [18, 20, 22, 24], {"temperature": 0.7, "top_k": 12}
+    prompt = [18, 20, 22, 24]
+    settings: dict[str, Any] = {"temperature": 0.7, "top_k": 12}
 
     (responses,) = generate(lm, [prompt], num_responses=4000, max_new_tokens=2, seeds=[7], batch_size=1000, **settings)
 

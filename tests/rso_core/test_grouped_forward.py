@@ -40,7 +40,7 @@ def naive(lm: LanguageModel, prompt: list[int], response: list[int]) -> Tensor:
 
 def gradients(lm: LanguageModel, values: list[Tensor]) -> dict[str, Any]:
     lm.model.zero_grad()
-    torch.stack([value.sum() for value in values]).sum().backward()
+    torch.autograd.backward([value.sum() for value in values])
     return {name: p.grad.clone() for name, p in lm.model.named_parameters() if p.grad is not None}
 
 
