@@ -87,6 +87,7 @@ def wait(item: Imported, out: OutputWrapper) -> bool:
     if stage.status != Status.DONE:
         message = f"{item.name} was not imported: {stage.message or stage.status}"
         raise CommandError(message)
+    item.refresh_from_db()  # the import may have ended between reading the item and its stage
     return True
 
 
