@@ -203,7 +203,7 @@ def _form_field(path: str, info: FieldInfo, references: References) -> forms.Fie
     return forms.CharField(
         required=False,
         strip=False,
-        label=label[0].upper() + label[1:],
+        label=label[0].upper() + label[1:] if label[0].isascii() else label,  # β and γ stay small
         help_text=info.description or "",
         widget=widget,
         initial=default if known is None and choices is not None else "",
@@ -247,8 +247,12 @@ class RunForm(forms.Form):
     config: RunConfig
 
     def __init__(self, data: Mapping[str, str] | None = None, *, references: References, **kwargs: Any) -> None:
-        super().__init__(data, **kwargs)
         self.schema = types.MappingProxyType(dict(schema_fields()))
+        if data is not None:
+            # A list without a value would show its first choice, which need not be the paper's.
+            lists = {path: _default(info) for path, info in self.schema.items() if _choices(info) is not None}
+            data = lists | dict(data.items())
+        super().__init__(data, **kwargs)
         self.references = references
         for path, info in self.schema.items():
             self.fields[path] = _form_field(path, info, references)
@@ -329,6 +333,12 @@ class RunForm(forms.Form):
             if all((self[path].value() or _default(self.schema[path])) == text for path, text in wanted):
                 return name
         return "own"
+
+
+def prefill(values: Mapping[str, str]) -> dict[str, str]:
+    """Return settings as a form shows them: the paper's value of a text field is left to its placeholder."""
+    open_texts = {path: _default(info) for path, info in schema_fields() if _choices(info) is None}
+    return {path: text for path, text in values.items() if not text or open_texts.get(path) != text}
 
 
 def preset_data(name: str) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """Addresses of datasets, models and runs."""
 
-from django.urls import path
+from django.urls import include, path
 
 from webapp.runs import views_datasets, views_home, views_models
 
 urlpatterns = [
     path("", views_home.home, name="home"),
     path("home/live/", views_home.home_live, name="home_live"),
+    path("runs/", include("webapp.runs.urls_runs")),
     path("datasets/", views_datasets.datasets, name="datasets"),
     path("datasets/new/", views_datasets.new_dataset, name="new_dataset"),
     path("datasets/<int:pk>/", views_datasets.dataset, name="dataset"),

@@ -1,0 +1,167 @@
+"""Runs: list, watch, stop, resume, share, download the recipe."""
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
+from django.db.models import Count, Q
+from django.http import HttpResponse, HttpResponseBase, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import conditional_page, require_POST, require_safe
+
+from rso_core.config import RunConfig, dump_run_config
+from webapp.accounts.access import SignedInRequest, researcher_required
+from webapp.runs import services
+from webapp.runs.curves import run_curves
+from webapp.runs.exports import download
+from webapp.runs.listing import searched, sorted_by
+from webapp.runs.models import LIVE, Run, RunStage, Status
+from webapp.runs.run_page import lineage, run_page, status_as_json
+from webapp.runs.run_results import results_as_json, system_of
+from webapp.runs.sharing import may_change, set_shared
+
+_SORTS = {"name": "name", "state": "status", "created": "created", "finished": "finished", "owner": "owner__username"}
+_PAGE_SIZE = 25
+
+
+def find_run(request: SignedInRequest, pk: int) -> Run:
+    """Return a run that this person may see, or answer 404."""
+    return get_object_or_404(Run.objects.visible_to(request.user).select_related("owner", "cloned_from"), pk=pk)
+
+
+def _changeable_run(request: SignedInRequest, pk: int) -> Run:
+    run = find_run(request, pk)
+    if not may_change(request.user, run):
+        message = f"only {run.owner.username} or an admin may stop or resume {run.name}. You may clone it."
+        raise PermissionDenied(message)
+    return run
+
+
+@require_safe
+@researcher_required
+def runs(request: SignedInRequest) -> HttpResponse:
+    """List the runs this person may see."""
+    rows = Run.objects.visible_to(request.user).select_related("owner")
+    found = sorted_by(
+        request, searched(request, rows, ("name", "owner__username", "message")), _SORTS, default="-created"
+    )
+    state = request.GET.get("state", "")
+    if state in Status.values:
+        found = found.filter(status=state)
+    is_done = Q(run_stages__stage__status=Status.DONE)
+    counted = found.annotate(stages_done=Count("run_stages", filter=is_done), stages_all=Count("run_stages"))
+    page = Paginator(counted, _PAGE_SIZE).get_page(request.GET.get("page"))
+    shown = list(page)
+    reports = RunStage.objects.filter(run__in=shown, key="report", stage__status=Status.DONE)
+    summaries = dict(reports.values_list("run", "stage__summary"))
+    rows_shown = [(run, system_of(run.config), summaries.get(run.pk, {})) for run in shown]
+    context = {"page": page, "rows": rows_shown, "states": Status.choices, "state": state}
+    return render(request, "runs/runs.html", context)
+
+
+@require_safe
+@researcher_required
+def run(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Show a run: how far it is, what came out."""
+    item = find_run(request, pk)
+    page = run_page(item)
+    context = {
+        "run": item,
+        "page": page,
+        "tab": "overview",
+        "system": page.system,
+        "is_live": item.status in LIVE,
+        "may_change": may_change(request.user, item),
+        "curves": run_curves(item.pk, page.system.colour),
+    }
+    return render(request, "runs/run.html", context)
+
+
+@require_safe
+@conditional_page
+@researcher_required
+def run_live(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Return the polled part of a run's page."""
+    item = find_run(request, pk)
+    was_live = request.GET.get("was") == "live"
+    context = {"run": item, "page": run_page(item), "reload": was_live != (item.status in LIVE)}
+    return render(request, "runs/_run_live.html", context)
+
+
+@require_safe
+@conditional_page
+@researcher_required
+def run_curves_live(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Return the polled curves of a run."""
+    item = find_run(request, pk)
+    curves = run_curves(item.pk, system_of(item.config).colour)
+    return render(request, "runs/_run_curves.html", {"run": item, "curves": curves, "is_live": item.status in LIVE})
+
+
+@require_safe
+@conditional_page
+@researcher_required
+def run_status(request: SignedInRequest, pk: int) -> JsonResponse:
+    """Return where a run stands, for programs."""
+    page = run_page(find_run(request, pk))
+    return JsonResponse({**status_as_json(page), "results": results_as_json(page.results)})
+
+
+@require_safe
+@researcher_required
+def run_details(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Show the recipe of a run and where everything it made comes from."""
+    item = find_run(request, pk)
+    context = {
+        "run": item,
+        "tab": "details",
+        "system": system_of(item.config),
+        "is_live": item.status in LIVE,
+        "may_change": may_change(request.user, item),
+        "recipe": recipe_of(item),
+        "lineage": lineage(item),
+    }
+    return render(request, "runs/run_details.html", context)
+
+
+def recipe_of(item: Run) -> str:
+    """Return the configuration of a run as YAML."""
+    return dump_run_config(RunConfig.model_validate(item.config))
+
+
+@require_safe
+@researcher_required
+def run_recipe(request: SignedInRequest, pk: int) -> HttpResponseBase:
+    """Download the configuration of a run as YAML."""
+    item = find_run(request, pk)
+    return download([recipe_of(item)], name=f"{item.name}.yaml", content_type="application/yaml")
+
+
+@require_POST
+@researcher_required
+def stop_run(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Stop a run; what other runs need goes on."""
+    item = _changeable_run(request, pk)
+    services.stop_run(run=item)
+    messages.success(
+        request, f"{item.name} is stopped. Finished stages and checkpoints remain; stages that other runs need go on."
+    )
+    return redirect(item)
+
+
+@require_POST
+@researcher_required
+def resume_run(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Go on with a run that was stopped or failed."""
+    item = _changeable_run(request, pk)
+    services.resume_run(run=item)
+    messages.success(request, f"{item.name} goes on from what is finished and from its checkpoints.")
+    return redirect(item)
+
+
+@require_POST
+@researcher_required
+def share_run(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Share a run with every researcher, or keep it to its owner and the admins."""
+    item = find_run(request, pk)
+    messages.success(request, set_shared(request.user, item, shared="shared" in request.POST))
+    return redirect(item)
