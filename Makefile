@@ -17,7 +17,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 COVERAGE ?= 85
 SOURCES := rso_core webapp workers tests manage.py $(wildcard benchmarks)
 
-.PHONY: help setup up demo demo-real test test-long check fmt lock bench-import clean browser
+.PHONY: help setup up demo demo-real test test-long check fmt docs lock bench-import clean browser
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ check: $(STAMP) ## Lint, types, layers, migrations, templates, spelling
 fmt: $(STAMP) ## Format the code
 	@$(BIN)/ruff check --fix-only --quiet $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
+
+docs: $(STAMP) ## Make docs/configuration.md from the schema
+	@$(PY) -m rso_core.configuration_page > docs/configuration.md
 
 # torch's line is taken out: it is installed by version (see setup). Linux only lines of CUDA builds fall away with it.
 lock: $(STAMP) ## Pin the newest allowed versions: requirements/*.txt from requirements/*.in

@@ -16,7 +16,7 @@ from rso_core.config import PRESETS, RunConfig
 _INTRODUCTION = """# Configuration
 
 Every setting of a run. The form, the recipe (YAML), the API and the workers read the same schema,
-`rso_core/config.py`; this page is made from it by `python -m rso_core.configuration_page > docs/configuration.md`.
+`rso_core/config.py`; this page is made from it by `make docs`.
 Names and defaults are the paper's (arXiv:2309.06657). A recipe holds `name`, `task`, `data` and `model`; everything
 else may be left out. Unknown names, NaN and infinity are refused (`rejection_sampling.beta` may be `.inf`).
 """

@@ -62,7 +62,7 @@ def settings_of(schema: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def test_the_page_of_settings_is_the_one_made_from_the_schema() -> None:
-    how = "run: python -m rso_core.configuration_page > docs/configuration.md"
+    how = "run `make docs`"
     assert text_of(ROOT / "docs" / "configuration.md") == page(), how
 
 
