@@ -4,7 +4,7 @@ The model reads context and two responses, A and B, and answers with the token `
 ρ(x, y1, y2) = P(A | y1 as A, y2 as B), normalised over the two labels, so that its logit is the difference of the
 two labels' logits. The mass outside of them, 1 − P(A) − P(B) over the full vocabulary, is reported.
 
-Ours, not the paper's: both orders' logits are averaged (`order_average`), which makes ρ(a, b) = 1 − ρ(b, a) exactly.
+Ours, not the paper's: both orders' logits are averaged (`order_average`), which makes ρ(a, b) = 1 − ρ(b, a).
 Without it, the reward of a decoder-only model is −logit P(A | y_b, y), since there the baseline comes first; ρ itself
 is P(A | y1, y2) for both families. Scores do not depend on batch size beyond rounding.
 """
@@ -77,7 +77,8 @@ class Reader:
     ) -> "Answers":
         """Return the answers to comparisons, in order. Equal ones are answered once; short ones go together."""
         ids = {one: self.encode(one).ids for one in dict.fromkeys(shown)}
-        order = sorted(ids, key=lambda one: len(ids[one]))
+        # By the ids too, so that the same questions make the same batches in whatever order they are asked.
+        order = sorted(ids, key=lambda one: (len(ids[one]), ids[one]))
         uses = dict.fromkeys(order, 0)
         for one in shown:
             uses[one] += 1
