@@ -162,8 +162,17 @@
     }
   }
 
+  // Whatever scrolls can be reached by keyboard; what does not is no stop on the way.
+  function reachScrolling(scope) {
+    for (const item of scope.querySelectorAll(".table-wrap, .clamp, pre.code, .log")) {
+      if (item.scrollWidth > item.clientWidth || item.scrollHeight > item.clientHeight) item.tabIndex = 0;
+      else item.removeAttribute("tabindex");
+    }
+  }
+
   function prepare(scope) {
     tellTimes(scope);
+    reachScrolling(scope);
     scope.querySelectorAll("[data-follow]").forEach((item) => { item.scrollTop = item.scrollHeight; });
     scope.querySelectorAll("form").forEach(showDependents);
     for (const element of scope.querySelectorAll("[data-poll-url]")) poll(element, element.dataset.pollUrl, (response) => replace(element, response)).again();
@@ -176,6 +185,8 @@
     setInterval(() => tellTimes(document), 30000);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", tellTheme);
   });
+  addEventListener("resize", () => reachScrolling(document));
+  document.addEventListener("toggle", (event) => reachScrolling(event.target), true);
   document.addEventListener("keydown", shortcut);
   document.addEventListener("change", (event) => {
     if (event.target.form) showDependents(event.target.form);
