@@ -95,12 +95,11 @@ def distribution(rewards: list[float], num_samples: int, beta: float) -> dict[tu
     return dict(found)
 
 
-@pytest.mark.parametrize("beta", [0.2, 0.5, 2.0])
-def test_200_000_draws_agree_with_the_enumeration_of_every_outcome(beta: float) -> None:
+@pytest.mark.parametrize(("beta", "draws"), [(0.5, 200_000), (0.2, 40_000), (2.0, 40_000)])
+def test_draws_agree_with_the_enumeration_of_every_outcome(beta: float, draws: int) -> None:
     rewards = [0.3, -0.4, 1.0, 0.9]
     exact = distribution(rewards, 2, beta)
     assert math.isclose(sum(exact.values()), 1)
-    draws = 200_000
     found = Counter(
         tuple(sorted(s.indices)) for s in sample_many([rewards] * draws, num_samples=2, beta=beta, seeds=range(draws))
     )
