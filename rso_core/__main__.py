@@ -13,8 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from rso_core.artifacts import ArtifactStore
 from rso_core.config import RunConfig, load_run_config
+from rso_core.demo import changed
 from rso_core.errors import RsoError, UserError
 from rso_core.references import check
 
@@ -60,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("recipe", type=Path, help="YAML file of the settings")
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="replace a setting: --set fitting.gamma=0.1",
+        )
         _add_store(command)
         command.set_defaults(command=function)
     command = commands.add_parser("import", help="import data files or model folders and show what was kept")
@@ -79,10 +89,19 @@ def _add_store(command: argparse.ArgumentParser) -> None:
 
 def _load(options: argparse.Namespace) -> RunConfig:
     try:
-        return load_run_config(options.recipe)
+        config = load_run_config(options.recipe)
     except (OSError, UnicodeDecodeError) as error:
         message = f"the recipe {options.recipe} cannot be read: {error}"
         raise UserError(message) from error
+    return changed(config, dict(_setting(text) for text in options.set))
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        message = f"a setting is written NAME=VALUE, for example --set fitting.gamma=0.1; received {text!r}"
+        raise UserError(message)
+    return name, yaml.safe_load(value)
 
 
 def _local_run(options: argparse.Namespace) -> "LocalRun":
