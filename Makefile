@@ -43,7 +43,7 @@ up: $(STAMP) ## Start the product: database, web, workers (Ctrl-C stops all of i
 	@exec $(PY) -m workers.services up --host $(HOST) --port $(PORT) --gpu-workers $(GPU_WORKERS)
 
 demo: $(STAMP) ## Run RSO on the mini task in the started product and show what came of it (DEMO_EXIT=1 ends it then)
-	@exec $(PY) -m workers.services up --host $(HOST) --port $(PORT) --gpu-workers $(GPU_WORKERS) --then $(PY) -m workers.demo
+	@exec $(PY) -m workers.services up --host $(HOST) --port $(PORT) --gpu-workers $(GPU_WORKERS) --then $(PY) manage.py demo
 
 demo-real: $(STAMP) ## Run RSO on real preferences: PREFERENCES=FILE BASE=MODEL_DIR
 	@exec $(PY) manage.py demo_real $(if $(PREFERENCES),--preferences "$(PREFERENCES)") $(if $(BASE),--base "$(BASE)") $(ARGS)
