@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from rso_core.artifacts import ROWS, Row, iterate_rows, write_rows
 from rso_core.errors import UserError
-from rso_core.layouts import LAYOUTS, Draft, LayoutName, Reading, detect, drafts
+from rso_core.layouts import LAYOUTS, Draft, LayoutName, Reading, UnknownLayoutError, detect, drafts
 from rso_core.readers import REASONS, Limits, Record, RowError, Source, inspect
 from rso_core.vocabulary import (
     COLUMNS,
@@ -40,6 +40,7 @@ _RESPONSES: dict[DatasetKind, tuple[str, ...]] = {
     "prompts": (),
 }
 _FAILED_SHOWN = 3
+_UNRECOGNISED = 20  # records of no known layout before the first that has one
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ class _Importer:
         self._prompts: set[bytes] = set()
         self._roots: set[bytes] = set()
         self._layout: LayoutName | None = None
+        self._unknown: UnknownLayoutError | None = None
 
     def run(self, records: Iterable[Record], sources: Sequence[Source]) -> dict[str, Any]:
         summary = self.run_drafts(self._drafts(records), None)
@@ -193,6 +195,8 @@ class _Importer:
         if not rejected:
             message = "the source holds no rows; check that the right file was chosen"
             raise UserError(message)
+        if self._layout is None and self._unknown is not None:
+            raise self._unknown
         shown = "; ".join(self._first)
         message = (
             f"not one of the {rejected} rows can be kept. The first: {shown}. Check the file, its kind "
@@ -208,9 +212,22 @@ class _Importer:
             if problem is not None:
                 yield record, problem
                 continue
-            if self._layout is None:
-                self._layout = options.layout_for(record.value)
-            yield from zip(itertools.repeat(record), drafts(record.value, self._layout, reading), strict=False)
+            if self._layout is None and not self._recognise(record.value):
+                yield record, RowError(code="unknown_layout", detail=", ".join(map(repr, record.value))[:200])
+                continue
+            yield from zip(
+                itertools.repeat(record), drafts(record.value, cast("LayoutName", self._layout), reading), strict=False
+            )
+
+    def _recognise(self, record: Mapping[str, Any]) -> bool:
+        """Settle the layout by this record; return whether that was possible. Raises UserError after too many."""
+        try:
+            self._layout = self._options.layout_for(record)
+        except UnknownLayoutError as error:
+            self._unknown = self._unknown or error
+            if self._rejected["unknown_layout"] >= _UNRECOGNISED - 1:
+                raise self._unknown from None
+        return self._layout is not None
 
     def _problem(self, value: Any) -> RowError | None:
         if isinstance(value, RowError):
@@ -305,7 +322,7 @@ class _Importer:
         for name, value in meta.items():
             try:
                 size += len(canonical_json({name: value}).encode())
-            except TypeError:  # a date, a decimal: nothing JSON has
+            except (TypeError, ValueError):  # a date, a decimal: nothing JSON has
                 size += limit
             if size > limit:
                 self._meta_dropped += 1

@@ -50,8 +50,12 @@ class Reading:
 Drafts = Iterator[Draft | RowError]
 
 
+class UnknownLayoutError(UserError):
+    """A record has none of the known layouts."""
+
+
 def detect(record: Mapping[str, Any], kind: DatasetKind) -> LayoutName:  # noqa: PLR0911 - one a layout
-    """Return the layout of a record. Raises UserError that lists the columns when none fits."""
+    """Return the layout of a record. Raises UnknownLayoutError with the columns when none fits."""
     if isinstance(record.get("prompt"), dict) and "message_tree_id" in record:
         return "oasst"
     if {"info", "summaries", "choice"} <= record.keys():
@@ -71,7 +75,7 @@ def detect(record: Mapping[str, Any], kind: DatasetKind) -> LayoutName:  # noqa:
         f"no known layout has the columns {', '.join(map(repr, record)) or '(none)'}; say which columns hold the "
         f"{' and '.join(_wanted(kind))} with a column mapping, or choose a layout"
     )
-    raise UserError(message)
+    raise UnknownLayoutError(message)
 
 
 def _wanted(kind: DatasetKind) -> tuple[str, ...]:

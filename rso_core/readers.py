@@ -36,6 +36,7 @@ REASONS: dict[str, str] = {
     "wrong_columns": "the record has another number of columns than the header",
     "wrong_type": "a value has the wrong type",
     "missing_column": "a column is missing",
+    "unknown_layout": "the record has none of the known layouts; its columns are",
     "empty": "a text is empty",
     "same_responses": "chosen and rejected are the same text",
     "prefix_differs": "chosen and rejected do not continue the same dialogue",
@@ -171,7 +172,7 @@ class Source:
 
     def _parquet(self) -> Iterator[Record]:
         try:
-            with pa.parquet.ParquetFile(self.path, memory_map=True) as file:
+            with pa.parquet.ParquetFile(self.path, buffer_size=_CHUNK, pre_buffer=False) as file:
                 total = max(1, file.metadata.num_rows)
                 done = 0
                 self._position = lambda: self.size * min(done, total) // total

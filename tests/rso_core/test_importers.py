@@ -262,6 +262,14 @@ def test_unknown_columns_a_kind_without_responses_and_an_empty_file_are_explaine
         Options(kind="preference", mapping={"prompt": 3})
 
 
+def test_odd_records_before_the_layout_is_known_cost_themselves(tmp_path: Path) -> None:
+    summary, rows, _ = imported(written(tmp_path, "rows.jsonl", lines({}, {"x": 1}, GOOD)))
+
+    assert (summary["rejected"], summary["layout"], len(rows)) == ({"unknown_layout": 2}, "preference", 1)
+    with pytest.raises(UserError, match="no known layout has the columns 'x'"):
+        import_file(written(tmp_path, "rows.jsonl", lines(*[{"x": 1}] * 50, GOOD)), tmp_path, PREFERENCE)
+
+
 # Formats
 
 ROWS = [{**GOOD, "prompt": f'prompt {i} “ünïcode”, with "quotes"\nand lines'} for i in range(300)]
@@ -422,6 +430,18 @@ def test_records_of_a_program_keep_their_meta(tmp_path: Path) -> None:
 
 
 # Whatever the bytes are
+
+
+@settings(max_examples=60, deadline=None)
+@given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=4)), min_size=1, max_size=4))
+def test_a_damaged_parquet_file_ends_in_a_message_or_loses_only_rows_it_lists(changes: list[tuple[int, bytes]]) -> None:
+    data = bytearray(FORMATS["a.parquet"])
+    for position, value in changes:
+        start = position % len(data)
+        data[start : start + len(value)] = value
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(UserError):
+        imported(written(Path(folder), "a.parquet", bytes(data)))
+
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
