@@ -66,6 +66,13 @@ def test_the_order_of_the_rows_does_not_matter(sample: list[tuple[float, int]], 
     assert one == other
 
 
+def test_the_order_of_the_rows_does_not_matter_to_the_last_digit() -> None:
+    values, clusters = [0.1, 0.2, 0.3, 0.9], ["a", "a", "a", "b"]
+    assert (0.1 + 0.2) + 0.3 != (0.3 + 0.2) + 0.1  # why outcomes are sorted before they are added up
+    turned = win_rate(values[::-1], clusters[::-1], draws=200, seed=0)
+    assert win_rate(values, clusters, draws=200, seed=0) == turned
+
+
 @given(rows)
 @settings(deadline=None, max_examples=60)
 def test_losses_mirror_wins(sample: list[tuple[float, int]]) -> None:
