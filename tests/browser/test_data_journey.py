@@ -38,7 +38,7 @@ def test_somebody_signs_in_for_the_first_time_and_brings_in_preferences(
     file = tmp_path / "preferences.jsonl"
     file.write_bytes(json_lines([*pairs(30), "not json", {"prompt": "p", "chosen": "same", "rejected": "same"}]))
     page.get_by_role("link", name="Import a dataset").click()
-    page.get_by_label("File").set_input_files(file)
+    page.get_by_label("File", exact=True).set_input_files(file)
     page.get_by_role("button", name="Import").click()
     expect(page.get_by_role("alert")).to_contain_text("Name")
     axe(page)

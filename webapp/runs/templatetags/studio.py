@@ -1,11 +1,12 @@
 """Template tags and filters that every page shares: state, figures, times, icons, fields, pages.
 
-A rate is a mapping {value, low, high, n} of fractions in [0, 1], as stages store it.
+A rate is a mapping {value, low, high, n} of fractions in [0, 1], as stages store it. A figure that is not there is
+shown as a dash; a template passes it on as None or, where the whole name is unknown, as an empty text.
 """
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from django import template
 from django.core.paginator import Page
@@ -43,9 +44,9 @@ def status_badge(status: str, word: str = "") -> SafeString:
 
 
 @register.filter
-def percent(fraction: float | None, digits: int = 1) -> str:
+def percent(fraction: float | Literal[""] | None, digits: int = 1) -> str:
     """Return a fraction as "71.9 %", with a no-break space."""
-    return "–" if fraction is None else f"{100 * fraction:.{digits}f}\u00a0%"
+    return "–" if fraction is None or fraction == "" else f"{100 * fraction:.{digits}f}\u00a0%"
 
 
 @register.filter
@@ -65,9 +66,9 @@ def interval(rate: Mapping[str, Any] | None) -> SafeString:
 
 
 @register.filter
-def number(value: float | None) -> str:
+def number(value: float | Literal[""] | None) -> str:
     """Return a number with thousands separated; a float with at most four significant digits."""
-    if value is None:
+    if value is None or value == "":
         return "–"
     if isinstance(value, float) and not value.is_integer():
         return f"{value:,.4g}" if abs(value) < _KILO else f"{value:,.0f}"
@@ -75,19 +76,19 @@ def number(value: float | None) -> str:
 
 
 @register.filter
-def size(count: float | None) -> str:
+def size(count: float | Literal[""] | None) -> str:
     """Return a number of bytes with its unit."""
     return _scaled(count, _BINARY_UNITS, " ")
 
 
 @register.filter
-def compact(count: float | None) -> str:
+def compact(count: float | Literal[""] | None) -> str:
     """Return a large count as 135 M, 1.7 B."""
     return _scaled(count, ("", "K", "M", "B", "T"), "\u00a0")
 
 
-def _scaled(count: float | None, units: tuple[str, ...], space: str) -> str:
-    if count is None:
+def _scaled(count: float | Literal[""] | None, units: tuple[str, ...], space: str) -> str:
+    if count is None or count == "":
         return "–"
     value = float(count)
     for unit in units:
@@ -100,9 +101,9 @@ def _scaled(count: float | None, units: tuple[str, ...], space: str) -> str:
 
 
 @register.filter
-def duration(seconds: float | None) -> str:
+def duration(seconds: float | Literal[""] | None) -> str:
     """Return a duration: 8.2 s, 3 min 20 s, 2 h 05 min."""
-    if seconds is None:
+    if seconds is None or seconds == "":
         return "–"
     if seconds < _MINUTE:
         return f"{seconds:.1f}\u00a0s" if seconds < _MINUTE / 6 else f"{seconds:.0f}\u00a0s"
