@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rso_core.errors import TransientError, UserError
-from rso_core.readers import Limits
+from rso_core.records import Limits
 
 _ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _DESCRIPTIONS = frozenset({"dataset_infos.json", "dataset_info.json", "state.json", "package.json"})

@@ -18,7 +18,8 @@ import pyarrow as pa
 from rso_core.artifacts import ROWS, Row, iterate_rows, write_rows
 from rso_core.errors import UserError
 from rso_core.layouts import LAYOUTS, Draft, LayoutName, Reading, UnknownLayoutError, detect, drafts
-from rso_core.readers import REASONS, Limits, Record, RowError, Source, inspect
+from rso_core.readers import Source
+from rso_core.records import REASONS, Limits, Record, RowError, inspect
 from rso_core.vocabulary import (
     COLUMNS,
     DatasetKind,

@@ -12,7 +12,7 @@ from itertools import combinations, pairwise
 from typing import Any, Literal, cast
 
 from rso_core.errors import UserError
-from rso_core.readers import RowError
+from rso_core.records import RowError
 from rso_core.vocabulary import DatasetKind, Message, transcript
 
 LayoutName = Literal["auto", "hh", "oasst", "tldr", "preference", "sft", "prompts"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rso_core.artifacts import iterate_rows
 from rso_core.errors import UserError
 from rso_core.importers import REJECTS, Limits, Options, import_file, import_files, import_records, import_sft_from
-from rso_core.readers import REASONS
+from rso_core.records import REASONS
 from rso_core.vocabulary import COLUMNS, Message, conversation_root, prompt_id
 
 CASES = json.loads((Path(__file__).parent / "cases" / "rejected_rows.json").read_text(encoding="utf-8"))
