@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
 from rso_core.errors import UserError
+from rso_core.kv_cache import roomy_cache
 from rso_core.models import LanguageModel
 
 
@@ -98,11 +99,13 @@ class _Decoding:
         """Read each prompt once, branch, and return the next-token logits [rows, vocabulary]."""
         padded, self.mask = pad_left(self.prompts, self.lm.pad_id, self.lm.device)
         if self.lm.family == "causal":
-            self.cache = DynamicCache(config=self.lm.plain.config)
+            self.cache = roomy_cache(self.lm.plain.config)
             logits = self._forward(input_ids=padded, position_ids=positions(self.mask))
         else:
             self.encoded = self.lm.plain.get_encoder()(input_ids=padded, attention_mask=self.mask).last_hidden_state
-            self.cache = EncoderDecoderCache(*(DynamicCache(config=self.lm.plain.config) for _ in range(2)))
+            self.cache = EncoderDecoderCache(
+                roomy_cache(self.lm.plain.config), DynamicCache(config=self.lm.plain.config)
+            )
             first = torch.full((len(padded), 1), decoder_start_id(self.lm), device=self.lm.device)
             logits = self._forward(decoder_input_ids=first)
         rows = torch.arange(len(padded), device=self.lm.device).repeat_interleave(self.branches)

@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from rso_core.attention import ATTENTION
 from rso_core.errors import UserError
 from rso_core.vocabulary import Family, canonical_json
 
@@ -88,6 +89,8 @@ def set_threads_and_seed(seed: int) -> None:
     torch.manual_seed(seed)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     torch.use_deterministic_algorithms(True)
+    # Filling fresh memory would hide reads of what was never written; nothing here does that, and it takes time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # What is left of scaled dot-product attention (flash, math) has a deterministic backward pass.
     torch.backends.cuda.enable_mem_efficient_sdp(False)
     torch.backends.cuda.enable_cudnn_sdp(False)
@@ -210,7 +213,7 @@ def load_weights(folder: Path, family: Family, **options: Any) -> Any:
             trust_remote_code=False,
             local_files_only=True,
             use_safetensors=True,
-            attn_implementation="sdpa",
+            attn_implementation=attention_of(read_config(folder)),
             output_loading_info=True,
             **options,
         )
@@ -223,6 +226,11 @@ def load_weights(folder: Path, family: Family, **options: Any) -> Any:
         raise UserError(message)
     _forget_sampling_defaults(model)
     return model
+
+
+def attention_of(config: Any) -> str:
+    """Return the attention that computes a model exactly: only the eager one knows soft caps (Gemma 2)."""
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else ATTENTION
 
 
 def _forget_sampling_defaults(model: Any) -> None:
