@@ -334,6 +334,23 @@ def test_bad_elements_of_an_array_cost_themselves(tmp_path: Path) -> None:
     assert [item["line"] for item in rejects] == [2, 4, 6]
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 4096])
+def test_an_array_reads_the_same_in_chunks_of_any_size(
+    chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = [json.dumps({**GOOD, "prompt": f"p{i} é"}, ensure_ascii=False).encode() for i in range(3)]
+    data = (
+        b"[ " + b" ,\n".join([good[0], b'{"prompt": "a" "b"}', good[1], b'{"x": "\xc3"}', b"1234", good[2]]) + b"\n]\n"
+    )
+    monkeypatch.setattr("rso_core.text_readers._CHUNK", chunk)
+
+    _, rows, rejects = imported(written(tmp_path, "a.json", data))
+
+    assert [(row["row_id"], row["prompt"]) for row in rows] == [(1, "p0 é"), (3, "p1 é"), (6, "p2 é")]
+    found = [(item["line"], item["code"]) for item in rejects]
+    assert found == [(2, "invalid_json"), (4, "invalid_utf8"), (5, "wrong_type")]
+
+
 def test_an_array_that_ends_in_its_middle_or_goes_on_after_its_end_says_so(tmp_path: Path) -> None:
     good = json.dumps(GOOD)
 

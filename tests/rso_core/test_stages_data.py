@@ -90,6 +90,8 @@ def test_the_built_in_task_is_imported_with_the_facts_its_gold_reward_needs(stor
         rows = list(iterate_rows(store.files(result.digest)))
         assert len(rows) == result.summary["rows_kept"]
         assert all(isinstance(gold_reward(row["meta"], row[column]), float) for row in rows)
+    result, _ = run(store, "import_dataset", {"kind": "prompts", "mini_tldr": {"size": 20, "seed": 1}})
+    assert result.summary["rows_kept"] == 20
 
 
 def test_an_import_without_a_source_and_a_hub_that_is_not_there_say_what_to_do(
