@@ -238,7 +238,7 @@ def reward_input_ids(
     # A token belongs to where it starts: added tokens may take the space after them along.
     starts = [start for start, _ in encoded["offset_mapping"]]
     head = len("[CONTEXT]")
-    before, after = (sum(start < limit for start in starts) for limit in (head, head + 1 + len(pieces[0])))
+    before, after = (bisect_left(starts, limit) for limit in (head, head + 1 + len(pieces[0])))
     ids = encoded["input_ids"]
     excess = len(ids) + len(around[0]) + len(around[1]) - max_length
     if excess > after - before:
