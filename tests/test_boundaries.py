@@ -81,7 +81,7 @@ def test_importing_the_package_alone_imports_nothing_else(tmp_path: Path) -> Non
 # Messages
 
 
-def calls(folder: str, name: str) -> Iterator[tuple[Path, ast.FunctionDef | ast.Module, ast.Call]]:
+def calls(folder: str, name: str) -> Iterator[tuple[Path, ast.AST, ast.Call]]:
     """Yield (file, enclosing function, call) of every call of a method or function called `name`."""
     for path in sorted((ROOT / folder).rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -179,11 +179,11 @@ def keywords(scope: ast.AST, call: ast.Call) -> dict[str, ast.expr]:
     found = {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg is not None}
     spread = {k.value.id for k in call.keywords if k.arg is None and isinstance(k.value, ast.Name)}
     for node in ast.walk(scope):
-        target = node.target if isinstance(node, ast.AnnAssign) else None
-        if isinstance(node, ast.Assign) and len(node.targets) == 1:
-            target = node.targets[0]
-        if isinstance(target, ast.Name) and target.id in spread and isinstance(node.value, ast.Dict):  # type: ignore[union-attr]
-            pairs = zip(node.value.keys, node.value.values, strict=True)  # type: ignore[union-attr]
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(node.value, ast.Dict):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if any(isinstance(target, ast.Name) and target.id in spread for target in targets):
+            pairs = zip(node.value.keys, node.value.values, strict=True)
             found |= {str(key.value): value for key, value in pairs if isinstance(key, ast.Constant)}
     return found
 

@@ -137,7 +137,7 @@ def test_the_gradient_raises_the_chosen_and_lowers_the_rejected_as_much(
     name: LossName, batch: list[tuple[float, float]], gamma: float
 ) -> None:
     chosen, rejected = (side.requires_grad_() for side in columns(batch))
-    LOSSES[name](chosen, rejected, gamma=gamma).sum().backward()
+    LOSSES[name](chosen, rejected, gamma=gamma).sum().backward()  # type: ignore[no-untyped-call]
     assert chosen.grad is not None
     assert rejected.grad is not None
     assert bool((chosen.grad <= 0).all())
@@ -149,7 +149,7 @@ def test_hinges_stop_learning_from_a_pair_beyond_the_margin_and_the_sigmoid_does
     gradients = {}
     for name, loss in LOSSES.items():
         chosen = of([6.0]).requires_grad_()
-        loss(chosen, of([0.0]), gamma=0.5).sum().backward()
+        loss(chosen, of([0.0]), gamma=0.5).sum().backward()  # type: ignore[no-untyped-call]
         assert chosen.grad is not None
         gradients[name] = chosen.grad.item()
     assert gradients["hinge"] == gradients["hinge_norm"] == 0

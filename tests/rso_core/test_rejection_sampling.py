@@ -1,6 +1,6 @@
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def algorithm_1(rewards: list[float], num_samples: int, beta: float, seed: int) 
 
 def distribution(rewards: list[float], num_samples: int, beta: float) -> dict[tuple[int, ...], float]:
     """Return the probability of every set of kept candidates, from every order and every accept/reject outcome."""
-    found: Counter[tuple[int, ...]] = Counter()
+    found: dict[tuple[int, ...], float] = defaultdict(float)
 
     def go_on(remaining: tuple[int, ...], kept: frozenset[int], probability: float) -> None:
         # One round over `remaining`, then the next: a branch for each way the trials can end.
@@ -111,7 +111,7 @@ def test_draws_agree_with_the_enumeration_of_every_outcome(beta: float, draws: i
 
 def test_the_observed_rate_and_the_expected_one_agree_over_many_prompts() -> None:
     rng = np.random.default_rng(0)
-    found = sample_many(rng.normal(size=(3000, 64)), num_samples=8, beta=0.5, seeds=range(3000))
+    found = sample_many(list(rng.normal(size=(3000, 64))), num_samples=8, beta=0.5, seeds=range(3000))
     trials = sum(one.trials for one in found)
     expected = sum((one.expected or 0) * one.trials for one in found) / trials
     observed = sum(len(one.indices) for one in found) / trials
@@ -225,7 +225,7 @@ def test_the_order_of_arrival_does_not_bias_what_is_kept() -> None:
             [
                 values[list(one.indices)].mean()
                 for values, one in zip(
-                    arrived, sample_many(arrived, num_samples=8, beta=0.5, seeds=range(draws)), strict=True
+                    arrived, sample_many(list(arrived), num_samples=8, beta=0.5, seeds=range(draws)), strict=True
                 )
             ]
         )
