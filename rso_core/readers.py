@@ -107,7 +107,7 @@ class Source:
                     self.spend(batch.nbytes)
                     yield from _batch_records(batch, done)
                     done += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: column names that are no text
             message = f"{self.path.name} cannot be read as Parquet ({error}); write it again and import that"
             raise UserError(message) from error
 

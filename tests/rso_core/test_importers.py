@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rso_core.artifacts import iterate_rows
@@ -450,6 +450,7 @@ def test_records_of_a_program_keep_their_meta(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@example(changes=[(103272, b"\x80")])  # in a column's name
 @given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=4)), min_size=1, max_size=4))
 def test_a_damaged_parquet_file_ends_in_a_message_or_loses_only_rows_it_lists(changes: list[tuple[int, bytes]]) -> None:
     data = bytearray(FORMATS["a.parquet"])
