@@ -41,7 +41,7 @@ def lengths(request: SignedInRequest, item: Dataset) -> dict[str, Any]:
         "dataset": item,
         "has_models": models.exists(),
         "lengths_form": LengthsForm(models=models),
-        **lengths_context(item, request.GET.get("profile", "")),
+        **lengths_context(request.user, item, request.GET.get("profile", "")),
     }
 
 

@@ -8,6 +8,7 @@ from django.db.models import QuerySet
 
 from rso_core.config import RewardConfig
 from rso_core.plan import PlannedStage, fingerprint_of
+from webapp.accounts.models import User
 from webapp.runs.models import Dataset, RegisteredModel, Stage
 from webapp.runs.services import ensure_stages
 
@@ -40,8 +41,11 @@ def profiles_of(dataset: Dataset) -> QuerySet[Stage]:
     return Stage.objects.filter(kind="length_profile", **digest).prefetch_related("shards").order_by("-created", "-pk")
 
 
-def lengths_context(dataset: Dataset, wanted: str) -> dict[str, Any]:
-    """Return the profile with the key `wanted`, or else the newest, and its histograms once it is done."""
+def lengths_context(user: User, dataset: Dataset, wanted: str) -> dict[str, Any]:
+    """Return the profile with the key `wanted`, or else the newest, and its histograms once it is done.
+
+    What it says of other datasets, or the name of a model that this person may not see, stays out.
+    """
     profiles = profiles_of(dataset)
     chosen = profiles.filter(pk=int(wanted)).first() if wanted.isdecimal() and len(wanted) < 10 else None  # noqa: PLR2004 - a key
     profile = chosen or profiles.first()
@@ -50,7 +54,7 @@ def lengths_context(dataset: Dataset, wanted: str) -> dict[str, Any]:
     measured = (profile.summary.get("datasets") or {}).get(_INPUTS[dataset.kind])
     return {
         "profile": profile,
-        "profile_model": RegisteredModel.objects.filter(digest=profile.input_digests["base"]).first(),
+        "profile_model": RegisteredModel.objects.visible_to(user).filter(digest=profile.input_digests["base"]).first(),
         "measured": measured,
         "histograms": _histograms(measured, profile.config) if measured else [],
     }
