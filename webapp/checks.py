@@ -37,7 +37,7 @@ def _is_local_store() -> bool:
 @register(Tags.database)
 def check_database_is_named(databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
     """E001: there is a database to work with."""
-    if not databases or settings.DATABASES["default"]["NAME"]:
+    if not databases or settings.DATABASES["default"]["HOST"] != settings.NO_DATABASE:
         return []
     return [
         Error(

@@ -96,12 +96,14 @@ TEMPLATES = [
     }
 ]
 
-# The address of the embedded database is in the data folder while it runs, for commands beside the product.
+# The address of the embedded database is in the data folder while it runs, for commands beside the product. Without
+# any address there is a place where nothing listens, so that commands which need no database work (see rso.E001).
+NO_DATABASE = str(VAR_DIR / "no-database")
 DATABASES: dict[str, dict[str, Any]] = {
     "default": {
         "ENGINE": "django.db.backends.postgresql",
-        "NAME": "",
-        "HOST": "",
+        "NAME": "rso",
+        "HOST": NO_DATABASE,
         **database("DATABASE_URL", kept_value(VAR_DIR / "database-url")),
         "CONN_MAX_AGE": envint("RSO_CONNECTION_SECONDS", 600, minimum=0),
         "CONN_HEALTH_CHECKS": True,

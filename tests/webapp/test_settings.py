@@ -179,7 +179,7 @@ def test_settings_that_do_not_fit_together_are_found(settings: Settings, monkeyp
 
 
 def test_a_missing_database_is_said_where_one_is_needed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(settings.DATABASES["default"], "NAME", "")
+    monkeypatch.setitem(settings.DATABASES["default"], "HOST", settings.NO_DATABASE)
     assert [message.id for message in check_database_is_named(["default"])] == ["rso.E001"]
     assert check_database_is_named(None) == []
 
