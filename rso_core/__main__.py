@@ -118,8 +118,8 @@ def _run(options: argparse.Namespace) -> None:
         done = run.run(config)
     print(_results(done["report"].summary))
     for what, key in (("policy", "checkpoint_selection"), ("pairs", "pairs"), ("report", "report")):
-        print(f"{what:<8} {run.store.path(done[key].digest)}")
-    print(f"details  {run.record_path(config)}")
+        print(f"{what + ':':<9} {run.store.path(done[key].digest)}")
+    print(f"details:  {run.record_path(config)}")
 
 
 def _results(summary: dict[str, Any]) -> str:

@@ -89,7 +89,7 @@ def test_a_run_prints_win_rates_and_where_the_policy_is(
     assert main(["run", str(recipe), "--store", str(store)]) == 0
     printed = capsys.readouterr().out
     assert "policy − SFT, paired" in printed
-    policy = next(line for line in printed.splitlines() if line.startswith("policy   ")).split(maxsplit=1)[1]
+    policy = next(line for line in printed.splitlines() if line.startswith("policy:")).split(maxsplit=1)[1]
     assert (Path(policy) / "model" / "model.safetensors").is_file()
 
 
@@ -134,7 +134,10 @@ def test_the_artifacts_are_those_of_the_stages_executed_by_hand(finished: tuple[
     assert done == digests(store)
 
 
-@pytest.mark.parametrize("moment", ["sft", "sampling", "policy_fitting"])
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param("sft", marks=pytest.mark.slow), "sampling", pytest.param("policy_fitting", marks=pytest.mark.slow)],
+)
 def test_a_run_killed_in_the_middle_goes_on_to_the_same_artifacts(
     finished: tuple[Path, Path], tmp_path: Path, moment: str
 ) -> None:

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from http.cookiejar import CookieJar
@@ -32,12 +32,12 @@ class Page:
         """Return the path of its address."""
         return urllib.parse.urlsplit(self.url).path
 
-    @property
-    def hidden(self) -> dict[str, str]:
-        """Return the hidden fields of its forms."""
-        finder = _Hidden()
+    def form_with(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the fields, as a browser would send them untouched, of the form that has most of these names."""
+        finder = _Forms()
         finder.feed(self.text)
-        return finder.fields
+        wanted = set(names)
+        return max(finder.forms, key=lambda form: len(wanted & form.keys()), default={})
 
     def words(self) -> str:
         """Return the readable text of its main part, on one line."""
@@ -57,16 +57,36 @@ class Page:
         return " ".join(" ".join(html.unescape(re.sub(r"<[^>]+>", " ", part)).split()) for part in found)
 
 
-class _Hidden(HTMLParser):
+class _Forms(HTMLParser):
+    """Collects the fields of each form with the values that a browser would send. An empty one is kept: it has a name."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.fields: dict[str, str] = {}
+        self.forms: list[dict[str, str]] = []
+        self._select, self._is_first = "", True
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note a hidden input."""
-        values = dict(attrs)
-        if tag == "input" and values.get("type") == "hidden" and values.get("name"):
-            self.fields[str(values["name"])] = values.get("value") or ""
+        """Note a form, or a field of the present one."""
+        values = {name: value or "" for name, value in attrs}
+        if tag == "form":
+            self.forms.append({})
+        elif not self.forms:
+            return
+        elif tag == "input":
+            self._take_input(values)
+        elif tag in {"select", "textarea"}:
+            self._select, self._is_first = values.get("name", ""), True
+            self.forms[-1].setdefault(self._select, "")
+        elif tag == "option":
+            if self._is_first or "selected" in values:
+                self.forms[-1][self._select] = values.get("value", "")
+            self._is_first = False
+
+    def _take_input(self, values: Mapping[str, str]) -> None:
+        name, kind = values.get("name", ""), values.get("type", "text")
+        chosen = kind not in {"radio", "checkbox"} or "checked" in values
+        if name and chosen and kind not in {"file", "submit", "button"}:
+            self.forms[-1][name] = values.get("value", "on" if kind == "checkbox" else "")
 
 
 class Browser:
@@ -88,9 +108,9 @@ class Browser:
     def submit(
         self, page: Page, values: Mapping[str, str], *, files: Mapping[str, Path] | None = None, to: str = ""
     ) -> Page:
-        """Send a page's form (to another address with `to`) with its hidden fields and these values."""
+        """Send the form of a page that these values belong to (to another address with `to`), its other fields untouched."""
         address = self._address(to) if to else page.url
-        body, kind = _multipart({**page.hidden, **values}, files or {})
+        body, kind = _multipart({**page.form_with([*values, *(files or {})]), **values}, files or {})
         headers = {"Content-Type": kind, "Referer": page.url}
         return self._send(urllib.request.Request(address, data=body, headers=headers, method="POST"))  # noqa: S310 - our own address
 
