@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from webapp.runs.models import Dataset, LogLine, MetricPoint, RegisteredModel, R
 
 PLACES = ("the north gate", "a small harbour", "the old library", "our street", "the second floor")
 THINGS = ("a lost key", "the broken heater", "a borrowed bicycle", "the noisy neighbour", "an unpaid bill")
-CANDIDATES, PER_SHARD = 16, 16
+CANDIDATES, PER_SHARD = 16, 40
 
 
 def post(number: int) -> str:
@@ -47,7 +46,19 @@ def _prompt_columns(number: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _commit(write: Callable[[Path], Any], kind: str) -> str:
+def _commit(write: Callable[[Path], Any], kind: str, label: object = "") -> str:
+    """Commit what `write` writes. What has a label is written once in a store."""
+    key = (store().url, kind, label)
+    if label and key in _written and store().exists(_written[key]):
+        return _written[key]
+    _written[key] = _committed(write, kind)
+    return _written[key]
+
+
+_written: dict[tuple[str, str, object], str] = {}
+
+
+def _committed(write: Callable[[Path], Any], kind: str) -> str:
     staging = store().staging()
     write(staging)
     return store().commit(staging, kind=kind)
@@ -64,7 +75,7 @@ def _dataset(kind: str, prompts: int) -> str:
         {**_prompt_columns(n), **{name: make(n) for name, make in own.items() if name in schema.names}}
         for n in range(prompts)
     ]
-    return _commit(lambda folder: write_rows(folder / ROWS, rows, schema), "import_dataset")
+    return _commit(lambda folder: write_rows(folder / ROWS, rows, schema), "import_dataset", (kind, prompts))
 
 
 def imported(owner: User, *, prompts: int = 120, shared: bool = True) -> None:
@@ -80,7 +91,7 @@ def imported(owner: User, *, prompts: int = 120, shared: bool = True) -> None:
             shared=shared,
             **counts,
         )
-    digest = _commit(model_folder, "import_model")
+    digest = _commit(model_folder, "import_model", "model")
     RegisteredModel.objects.create(owner=owner, name="tiny", family="causal", digest=digest, shared=shared)
 
 
@@ -115,7 +126,10 @@ def launched(owner: User, config: RunConfig | None = None) -> Run:
 
 
 def finish_profile(stage: Stage) -> None:
-    finish(stage, _commit(lambda folder: (folder / "profile.json").write_text(json.dumps(PROFILE)), "length_profile"))
+    finish(
+        stage,
+        _commit(lambda folder: (folder / "profile.json").write_text(json.dumps(PROFILE)), "length_profile", "profile"),
+    )
 
 
 def finish(stage: Stage, digest: str, **summary: Any) -> None:
@@ -141,7 +155,7 @@ def _finish_stage(key: str, stage: Stage, run: Run) -> None:
     trained = {"sft", "reward_training", "policy_fitting"}
     if key in trained:
         _curves(stage, key)
-    digest, summary = _MADE[key](run) if key in _MADE else (_commit(model_folder, key), {})
+    digest, summary = _MADE[key](run) if key in _MADE else (_commit(model_folder, key, "model"), {})
     return finish(stage, digest, **summary)
 
 
@@ -188,7 +202,8 @@ def _finish_shards(key: str, stage: Stage) -> None:
             lists = {"logit_first": zeros, "logit_second": zeros, "outside_mass": zeros}
             rows = [{"prompt_id": row["prompt_id"], "rewards": rewards_of(row), **lists} for row in rows]
         schema, decodes = (SCORES if key == "scoring" else POOL), len(rows) * CANDIDATES
-        digest = _commit(lambda folder, rows=rows, schema=schema: write_rows(folder / ROWS, rows, schema), key)  # type: ignore[misc]
+        label = ("part", claim.spec.shard_index)
+        digest = _commit(lambda folder, rows=rows, schema=schema: write_rows(folder / ROWS, rows, schema), key, label)  # type: ignore[misc]
         jobs.finish_shard(
             claim, digest=digest, summary={"prompts": len(rows), "decodes": decodes, "truncated": len(rows)}
         )
@@ -213,7 +228,7 @@ def _shards(run: Run) -> int:
 
 def _kept(run: Run) -> tuple[str, dict[str, Any]]:
     rows = [kept_row(row) for shard in range(_shards(run)) for row in pool_rows(shard)]
-    digest = _commit(lambda folder: write_rows(folder / ROWS, rows, KEPT), "rejection_sampling")
+    digest = _commit(lambda folder: write_rows(folder / ROWS, rows, KEPT), "rejection_sampling", len(rows))
     trials = sum(row["trials"] for row in rows)
     return digest, {
         "prompts": len(rows), "trials": trials, "accepted": 8 * len(rows), "observed_acceptance": 8 * len(rows) / trials,
@@ -240,7 +255,11 @@ def _pairs(run: Run) -> tuple[str, dict[str, Any]]:
         games = [(row, row["kept"][i], row["kept"][i + 1]) for row in kept for i in range(0, 8, 2)]
         made = [_pair(i, row, {**first, "probability": 0.71}, second) for i, (row, first, second) in enumerate(games)]
         made = [{**pair, "row_id": None} for pair in made]
-    digest = _commit(lambda folder: write_rows(folder / ROWS, made, PAIRS), "preference_pairs")
+    digest = _commit(
+        lambda folder: write_rows(folder / ROWS, made, PAIRS),
+        "preference_pairs",
+        (run.config["pairs"]["pair_source"], len(made)),
+    )
     return digest, {"pairs": len(made), "excluded_rows": 0, "dropped_ties": 3}
 
 
@@ -265,21 +284,23 @@ def _report(_: Run) -> tuple[str, dict[str, Any]]:
         for n in range(5)
     ]  # fmt: skip
     text = json.dumps({**REPORT, "side_by_sides": sides})
-    return _commit(lambda folder: (folder / "report.json").write_text(text, encoding="utf-8"), "report"), REPORT
+    return _commit(
+        lambda folder: (folder / "report.json").write_text(text, encoding="utf-8"), "report", "report"
+    ), REPORT
 
 
 def _reward(_: Run) -> tuple[str, dict[str, Any]]:
     measured = {"accuracy": rate(0.723, 0.03), "longer_wins": rate(0.61, 0.03), "first_shown_wins": rate(0.5, 0.03)}
-    return _commit(model_folder, "reward_training"), measured
+    return _commit(model_folder, "reward_training", "model"), measured
 
 
 def _selection(_: Run) -> tuple[str, dict[str, Any]]:
     checkpoints = [{"step": 120, "win_rate": rate(0.7, 0.05)}, {"step": 240, "win_rate": rate(0.76, 0.05)}]
-    return _commit(model_folder, "checkpoint_selection"), {"selected_step": 240, "checkpoints": checkpoints}
+    return _commit(model_folder, "checkpoint_selection", "model"), {"selected_step": 240, "checkpoints": checkpoints}
 
 
 def _win_rate(_: Run) -> tuple[str, dict[str, Any]]:
-    return _commit(model_folder, "win_rate"), {"proxy": rate(0.512, 0.04), "gold": None, "truncated": 4}
+    return _commit(model_folder, "win_rate", "model"), {"proxy": rate(0.512, 0.04), "gold": None, "truncated": 4}
 
 
 _MADE: dict[str, Callable[[Run], tuple[str, dict[str, Any]]]] = {
@@ -329,8 +350,3 @@ PROFILE: dict[str, Any] = {
     "limits": {"task": "summarization", "max_prompt_tokens": 512, "max_response_tokens": 128, "max_length": 1024},
     "template": "plain",
 }  # fmt: skip
-
-
-def forget_artifacts(folder: Path) -> None:
-    """Remove every object of the store, as a careless administrator might."""
-    shutil.rmtree(folder / "objects")
