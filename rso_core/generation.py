@@ -40,7 +40,8 @@ def generate(  # noqa: PLR0913 - every sampling setting is explicit
 ) -> list[list[Response]]:
     """Return `num_responses` responses to each prompt of token ids.
 
-    `top_k` 0 samples among all tokens, 1 is greedy. At most `batch_size` responses are decoded at once.
+    `top_k` 0 samples among all tokens, 1 is greedy. About `batch_size` responses are decoded at once (an eighth more when that
+    saves a pass).
     Raises UserError when a prompt with its response does not fit the model's context.
     """
     _check(lm, prompts, max_new_tokens)
@@ -70,12 +71,16 @@ def _check(lm: LanguageModel, prompts: Sequence[Sequence[int]], max_new_tokens: 
 
 
 def _blocks(prompts: int, responses: int, batch_size: int) -> Iterator[tuple[range, slice]]:
-    """Yield (prompts, their responses) to decode at once: several prompts whole, or a part of one prompt's responses."""
+    """Yield (prompts, their responses) to decode at once: several prompts whole, or a part of one prompt's responses.
+
+    A small rest joins the part before it: 64 candidates and one baseline take one pass at batch size 64, not two.
+    """
     together = max(1, batch_size // responses)
+    starts = [0, *range(batch_size, responses - batch_size // 8, batch_size)]
     for start in range(0, prompts, together):
         block = range(start, min(start + together, prompts))
-        for first in range(0, responses, batch_size):
-            yield block, slice(first, min(first + batch_size, responses))
+        for first, end in zip(starts, [*starts[1:], responses], strict=True):
+            yield block, slice(first, end)
 
 
 def _uniforms(seed: int, steps: int, responses: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rso_core.errors import UserError
-from rso_core.generation import generate, sample_tokens
+from rso_core.generation import _blocks, generate, sample_tokens
 from rso_core.models import LanguageModel, load
 from rso_core.vocabulary import Family
 from tests.rso_core.toys import toy_model
@@ -98,6 +98,17 @@ def test_responses_do_not_depend_on_the_batch_size(lm: LanguageModel, batch_size
     found = generate(lm, PROMPTS, seeds=seeds, **{**SETTINGS, "batch_size": batch_size})
 
     assert found == generate(lm, PROMPTS, seeds=seeds, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("responses", "batch_size", "sizes"),
+    [(65, 64, [65]), (72, 64, [72]), (73, 64, [64, 9]), (6, 64, [6]), (5, 2, [2, 2, 1]), (130, 64, [64, 66])],
+)
+def test_a_small_rest_joins_the_batch_before_it(responses: int, batch_size: int, sizes: list[int]) -> None:
+    found = [part for block, part in _blocks(1, responses, batch_size) if list(block) == [0]]
+
+    assert [part.stop - part.start for part in found] == sizes
+    assert [i for part in found for i in range(responses)[part]] == list(range(responses))
 
 
 def test_another_seed_gives_other_responses(lm: LanguageModel) -> None:
