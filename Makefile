@@ -9,7 +9,7 @@ PY := $(BIN)/python
 STAMP := $(VENV)/.ready
 PORT ?= 8000
 HOST ?= 127.0.0.1
-GPU_WORKERS ?= 1
+GPU_WORKERS ?= 0
 # What is installed as torch, and where from beside the default index. The default is the CPU build of PyTorch's own
 # index; for CUDA: make setup TORCH_INDEX=https://download.pytorch.org/whl/cu130
 TORCH ?= torch==2.13.0
@@ -21,7 +21,7 @@ SOURCES := rso_core webapp workers tests manage.py $(wildcard benchmarks)
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Settings: PORT=$(PORT) HOST=$(HOST) GPU_WORKERS=$(GPU_WORKERS) VENV=$(VENV) TORCH=$(TORCH); the rest is in deploy/env.example"
+	@echo "  Settings: PORT=$(PORT) HOST=$(HOST) VENV=$(VENV) TORCH=$(TORCH) GPU_WORKERS=$(GPU_WORKERS) (0: one for each GPU);"; echo "  the rest is in deploy/env.example"
 
 setup: $(STAMP) ## Make .venv and install what is locked (instant the second time)
 

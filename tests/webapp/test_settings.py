@@ -200,3 +200,22 @@ def test_charts_come_from_the_installed_package_and_nothing_else_of_it_is_served
     assert b"plotly.js v" in body[:200]
     assert client.get("/static/plotly/widgetbundle.js").status_code == 404
     assert client.get("/static/studio.css").status_code == 200
+
+
+FORWARDED = """
+import asyncio, httpx
+from webapp.asgi import application
+async def ask(**headers):
+    transport = httpx.ASGITransport(application, client=("10.0.0.7", 4321))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        return (await client.get("/static/icon.svg", headers=headers)).status_code
+async def main():
+    print(await ask(), await ask(**{"X-Forwarded-Proto": "https"}))
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("proxies", "statuses"), [("", "301 301"), ("10.0.0.0/8", "301 200"), ("10.0.0.8", "301 301")])
+def test_only_a_trusted_proxy_says_how_people_came(tmp_path: Path, proxies: str, statuses: str) -> None:
+    done = started(tmp_path, FORWARDED, RSO_HTTPS="1", RSO_TRUSTED_PROXIES=proxies)
+    assert done.stdout.strip() == statuses, done.stderr
