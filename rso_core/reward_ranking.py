@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from rso_core.artifacts import Row
 from rso_core.errors import UserError
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 OnProgress = Callable[[int, int], None]
 _BOOTSTRAP_DRAWS = 1000
+SHARED_TOKENS = 16  # a shorter beginning is not worth a pass of its own
 
 
 def _nobody_watches(_units: int, _tokens: int) -> None:
@@ -112,17 +115,14 @@ class Rewards:
     tokens: int
 
 
-def vocabulary_logits(lm: "LanguageModel", sequences: Sequence[Sequence[int]]) -> Tensor:
+def vocabulary_logits(lm: "LanguageModel", sequences: Sequence[list[int]]) -> Tensor:
     """Return the logits, [sequences, vocabulary] in float32, of the token after each input.
 
     Only the last position goes through the output embedding. Decoder-only inputs are padded on the left, so that
     their last tokens line up; T5's are padded on the right and answered at the decoder's first position.
     """
     if lm.family == "causal":
-        ids, mask = pad_left(sequences, lm.pad_id, lm.device)
-        output = lm.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, logits_to_keep=1
-        )
+        output = _causal_output(lm, sequences)
     else:
         ids, mask = pad_right(sequences, lm.pad_id, lm.device)
         start = torch.full_like(ids[:, :1], decoder_start_id(lm))
@@ -131,7 +131,35 @@ def vocabulary_logits(lm: "LanguageModel", sequences: Sequence[Sequence[int]]) -
     return logits
 
 
-def label_logits(lm: "LanguageModel", sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def _causal_output(lm: "LanguageModel", sequences: Sequence[list[int]]) -> Any:
+    """Return the model's output at the last tokens. What all inputs begin with is read once, unless gradients flow."""
+    shared = 0 if torch.is_grad_enabled() else shared_prefix(sequences)
+    cache = DynamicCache(config=lm.plain.config)
+    whole = all(type(layer) is DynamicLayer for layer in cache.layers)  # sliding windows forget the beginning
+    if shared < SHARED_TOKENS or len(sequences) == 1 or not whole:
+        ids, mask = pad_left(sequences, lm.pad_id, lm.device)
+        return lm.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, logits_to_keep=1
+        )
+    ids, mask = pad_left([sequence[shared:] for sequence in sequences], lm.pad_id, lm.device)
+    prefix = torch.tensor([sequences[0][:shared]], device=lm.device)
+    lm.model(input_ids=prefix, cache=cache, use_cache=True, logits_to_keep=1)
+    cache.batch_repeat_interleave(len(sequences))
+    mask = torch.cat([mask.new_ones(len(mask), shared), mask], dim=1)
+    places = positions(mask)[:, shared:]
+    return lm.model(
+        input_ids=ids, attention_mask=mask, position_ids=places, cache=cache, use_cache=True, logits_to_keep=1
+    )
+
+
+def shared_prefix(sequences: Sequence[list[int]]) -> int:
+    """Return how many tokens all sequences begin with, at least one of each left out."""
+    first, last = min(sequences), max(sequences)  # in between, all others begin with what these two share
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return min(same, min(map(len, sequences)) - 1)
+
+
+def label_logits(lm: "LanguageModel", sequences: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
     """Return logit P(A) and the mass outside A and B, both [sequences]."""
     logits = vocabulary_logits(lm, sequences)
     labels = logits[:, list(label_ids(lm.tokenizer, lm.family))]
@@ -158,19 +186,19 @@ def rewards(  # noqa: PLR0913 - settings, all keyword-only
     reader = Reader(lm, task, max_length)
     needs_first = order_average or lm.family == "seq2seq"
     needs_second = order_average or lm.family == "causal"
-    shown = [Shown(context, y, baseline) for y in responses] if needs_first else []
-    shown += [Shown(context, baseline, y) for y in responses] if needs_second else []
-    answers = reader.answer(shown, batch_size=batch_size)
-    logits, outside = (
-        np.array(values).reshape(-1, len(responses)) for values in (answers.logits, answers.outside_mass)
-    )
+    # One order after the other: comparisons of one order begin with the same tokens.
+    orders = [[Shown(context, y, baseline) for y in responses]] if needs_first else []
+    orders += [[Shown(context, baseline, y) for y in responses]] if needs_second else []
+    answers = [reader.answer(order, batch_size=batch_size) for order in orders]
+    logits = np.array([one.logits for one in answers])
+    outside = np.array([one.outside_mass for one in answers])
     signs = np.array([1.0] * needs_first + [-1.0] * needs_second)[:, None]
     return Rewards(
         rewards=(signs * logits).mean(axis=0).tolist(),
         logit_first=logits[0].tolist() if needs_first else None,
         logit_second=logits[-1].tolist() if needs_second else None,
         outside_mass=outside.mean(axis=0).tolist(),
-        tokens=answers.tokens,
+        tokens=sum(one.tokens for one in answers),
     )
 
 

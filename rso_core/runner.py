@@ -83,10 +83,12 @@ def serve(specs: Iterator[StageSpec | None], store: ArtifactStore, say: Callable
     """Answer each spec by exactly one Result or Failure."""
     from rso_core.stages import ModelCache, execute
 
-    models = ModelCache()
+    models, stage = ModelCache(), ""
     for spec in specs:
         if spec is None:
             return
+        if spec.fingerprint != stage:
+            models, stage = ModelCache(), spec.fingerprint  # the next stage needs the memory
         try:
             say(execute(spec, store, say, models))
         except Exception as error:  # noqa: BLE001 - every failure is an answer

@@ -11,7 +11,7 @@ from rso_core.config import RewardConfig
 from rso_core.errors import UserError
 from rso_core.models import LanguageModel, load
 from rso_core.protocol import Event, Log, Metrics
-from rso_core.reward_ranking import heldout_accuracy, is_flipped, prefer, rewards, train_reward
+from rso_core.reward_ranking import heldout_accuracy, is_flipped, prefer, rewards, shared_prefix, train_reward
 from rso_core.templates import label_ids, reward_input_ids
 from rso_core.vocabulary import Family
 from tests.rso_core.chain import dataset_row, texts
@@ -94,6 +94,28 @@ def test_scores_do_not_depend_on_the_batch(lm: LanguageModel, batch_size: int) -
     assert score(lm, batch_size=batch_size).rewards == pytest.approx(score(lm).rewards, abs=1e-4)
     triples = [(CONTEXT, a, b) for a in RESPONSES for b in RESPONSES]
     assert choose(lm, triples, batch_size=batch_size) == pytest.approx(choose(lm, triples), abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_reading_a_shared_beginning_once_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    lm = load(toy_model(tmp_path / "toy", "causal"), dtype=dtype)
+    found = []
+    for shortest in (1, 10_000):
+        monkeypatch.setattr("rso_core.reward_ranking.SHARED_TOKENS", shortest)
+        found.append(score(lm))
+
+    tolerance = {"float32": 1e-4, "bfloat16": 0.1}[dtype]
+    assert found[0].rewards == pytest.approx(found[1].rewards, abs=tolerance)
+    assert found[0].outside_mass == pytest.approx(found[1].outside_mass, abs=tolerance)
+
+
+def test_a_shared_beginning_leaves_a_token_of_each_sequence() -> None:
+    assert shared_prefix([[1, 2, 3], [1, 2, 4], [1, 2, 3, 5]]) == 2
+    assert shared_prefix([[1, 2], [1, 2], [1, 2, 3]]) == 1
+    assert shared_prefix([[1, 2, 3]]) == 2
+    assert shared_prefix([[1], [2]]) == 0
 
 
 def test_equal_responses_have_equal_rewards(lm: LanguageModel) -> None:
