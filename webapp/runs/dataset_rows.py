@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from itertools import accumulate, islice
 from typing import Any
 
@@ -108,7 +108,8 @@ class SplitCount:
         return 100 * self.share
 
 
-def split_counts(digest: str, *, seed: int, validation_fraction: float, test_fraction: float) -> list[SplitCount]:
+@lru_cache(maxsize=64)  # an artifact never changes, and a page is often opened again
+def split_counts(digest: str, *, seed: int, validation_fraction: float, test_fraction: float) -> tuple[SplitCount, ...]:
     """Return rows, prompts and conversation roots of each split, under a run's split settings."""
     settings = {"seed": seed, "validation_fraction": validation_fraction, "test_fraction": test_fraction}
     table = read_table(store().files(digest), ["prompt_id", "root"])
@@ -121,10 +122,10 @@ def split_counts(digest: str, *, seed: int, validation_fraction: float, test_fra
     total = max(1, table.num_rows)
     shares = [rows[name] / total for name in SPLITS]
     begins = [0.0, *accumulate(shares)]
-    return [
+    return tuple(
         SplitCount(name, rows[name], prompts[name], roots[name], share, begin)
         for name, share, begin in zip(SPLITS, shares, begins, strict=False)
-    ]
+    )
 
 
 def _sum_by_split(roots: Sequence[str], counts: Sequence[int], splits: dict[str, Any]) -> dict[str, int]:

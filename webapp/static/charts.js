@@ -49,7 +49,8 @@
   }
   function draw(state) {
     if (!window.Plotly) { state.details.open = true; return fillTable(state); }
-    const config = { displaylogo: false, displayModeBar: "hover", modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"], ...state.figure.config };
+    // The buttons are named one by one: among Plotly's own is one that sends the chart to its maker's server.
+    const config = { displaylogo: false, displayModeBar: "hover", modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]], showSendToCloud: false, plotlyServerURL: "", ...state.figure.config };
     window.Plotly.react(state.plot, resolved(state.figure.data), layoutOf(state.figure), config);
   }
   const resizes = new ResizeObserver((entries) => {
@@ -96,8 +97,6 @@
   function stateOf(element) {
     if (drawn.has(element)) return drawn.get(element);
     const plot = Object.assign(document.createElement("div"), { className: "plot" });
-    plot.setAttribute("role", "img");
-    plot.setAttribute("aria-label", element.getAttribute("aria-label") || "chart");
     const details = document.createElement("details");
     details.append(Object.assign(document.createElement("summary"), { textContent: "Values as a table" }));
     // Scrolls, so it must be reachable by keyboard.
