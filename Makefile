@@ -33,9 +33,9 @@ $(STAMP): requirements/dev.txt
 	if [ -z "$$python" ]; then echo "Python 3.11 or newer with venv is needed (Debian: apt-get install python3 python3-venv)." >&2; exit 1; fi; \
 	[ -x $(PY) ] || { echo "Making $(VENV) with $$($$python --version)"; $$python -m venv $(VENV); }
 	@echo "Installing the locked packages (several minutes the first time)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-index "$(TORCH)" 2>/dev/null || \
-	  $(PY) -m pip install --quiet --disable-pip-version-check --extra-index-url "$(TORCH_INDEX)" "$(TORCH)"
+	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
+	@$(PY) -m pip install -qq --disable-pip-version-check --no-index "$(TORCH)" 2>/dev/null || \
+	  $(PY) -m pip install -qq --disable-pip-version-check --extra-index-url "$(TORCH_INDEX)" "$(TORCH)"
 	@$(PY) -c 'import torch; print("torch", torch.__version__)'
 	@touch $@
 
@@ -80,7 +80,7 @@ fmt: $(STAMP) ## Format the code
 docs: $(STAMP) ## Make docs/configuration.md from the schema
 	@$(PY) -m rso_core.configuration_page > docs/configuration.md
 
-# torch's line is taken out: it is installed by version (see setup). Linux only lines of CUDA builds fall away with it.
+# torch's line is left out: it is installed by version (see setup). What it needs stands in pyproject.toml.
 lock: $(STAMP) ## Pin the newest allowed versions: requirements/*.txt from requirements/*.in
 	@$(PY) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
 	@for name in base dev; do \
@@ -88,7 +88,7 @@ lock: $(STAMP) ## Pin the newest allowed versions: requirements/*.txt from requi
 	    --no-emit-package torch --custom-compile-command "make lock" requirements/$$name.in -o requirements/$$name.txt; done
 
 bench-import: $(STAMP) ## Measure how fast preference files are imported
-	@$(PY) benchmarks/bench_import.py $(ARGS)
+	@$(PY) benchmarks/import_rows.py $(ARGS)
 
 clean: ## Remove caches and the environment (the data in var/ stays)
 	@rm -rf $(VENV) $(VENV)-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov test-results
