@@ -12,7 +12,7 @@ from rso_core.mini_tldr import generate_dataset
 from tests.webapp.work import imported, json_lines, keep, pairs, rows_of, work_off
 from webapp.accounts.models import User
 from webapp.runs import services
-from webapp.runs.models import Dataset, RegisteredModel
+from webapp.runs.models import Dataset, RegisteredModel, Stage
 
 pytestmark = pytest.mark.django_db
 
@@ -319,7 +319,7 @@ def test_token_lengths_are_measured_under_a_chosen_model_and_drawn(page: Client,
 
     polled = f"{dataset.get_absolute_url()}lengths/?profile={profile}"
     assert "data-running" in text(page.get(polled))
-    stage = dataset.stage.__class__.objects.get(pk=profile)
+    stage = Stage.objects.get(pk=profile)
     work_off(stage)
     shown = page.get(polled)
     assert "data-running" not in text(shown)
