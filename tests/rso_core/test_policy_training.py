@@ -36,7 +36,7 @@ def pairs_of(lm: LanguageModel) -> list[Row]:
     for number, prompt in enumerate(([20, 21, 22], [23, 24, 25, 26, 27])):
         responses = [[18 + number, 19, end], [20, end], [21, 22, 23, 24, end]]
         for chosen, rejected in ((0, 1), (2, 1), (0, 2)):
-            row = {
+            row: Row = {
                 "prompt_id": f"prompt {number}", "prompt_token_ids": prompt,
                 "chosen_token_ids": responses[chosen], "rejected_token_ids": responses[rejected],
             }  # fmt: skip

@@ -8,10 +8,11 @@ import pytest
 from rso_core.errors import UserError
 from rso_core.plan import assign_split
 from rso_core.protocol import Event, Log, Metrics, Progress
-from rso_core.stages import execute
+from rso_core.stages import ModelCache, execute
 from rso_core.stages_sampling import sequences_at_once
 from rso_core.vocabulary import Family
 from tests.rso_core.chain import PROMPTS, Chain, product, toy_config
+from tests.rso_core.toys import toy_model
 
 FAMILIES: tuple[Family, ...] = ("causal", "seq2seq")
 METHODS = ({"method": "full"}, {"method": "lora", "lora_rank": 2})
@@ -222,6 +223,17 @@ def test_shards_give_the_pool_that_one_piece_of_work_gives(chain: Chain) -> None
     assert whole.stage("sampling").shards == 1
     for key in ("sampling", "scoring"):
         assert chain.rows(split, key) == chain.rows(whole, key)
+
+
+def test_the_model_that_was_used_least_recently_makes_room(tmp_path: Path) -> None:
+    folders = [toy_model(tmp_path / str(seed), "causal", seed=seed) for seed in range(3)]
+    cache = ModelCache(size=2)
+    first, second = (cache.load(folder, folder.name, "float32") for folder in folders[:2])
+
+    assert cache.load(folders[0], "0", "float32") is first
+    cache.load(folders[2], "2", "float32")
+    assert cache.load(folders[0], "0", "float32") is first
+    assert cache.load(folders[1], "1", "float32") is not second
 
 
 def test_sft_that_is_off_leaves_the_base_model(chain: Chain) -> None:

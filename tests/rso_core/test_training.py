@@ -79,7 +79,7 @@ def test_a_killed_training_ends_with_the_bytes_of_one_that_was_not(
         if step == killed_after:
             raise Killed
 
-    options = {"optimizer": optimizer, "dropout": 0.1}
+    options: dict[str, Any] = {"optimizer": optimizer, "dropout": 0.1}
     whole = fresh()
     expected = run(whole, tmp_path / "whole", **options)
     with pytest.raises(Killed):
@@ -143,7 +143,7 @@ def test_adafactor_scales_its_steps_with_the_parameters(tmp_path: Path) -> None:
 def test_a_small_rate_moves_bfloat16_weights(tmp_path: Path) -> None:
     """Updates of 1e-5 of a weight's scale are below bfloat16's resolution; the float32 masters add them up."""
     folder = toy_model(tmp_path / "toy", "causal")
-    changes = {"learning_rate": 1e-5, "max_steps": 60, "epochs": 20.0, "checkpoint_every": 60}
+    changes: dict[str, Any] = {"learning_rate": 1e-5, "max_steps": 60, "epochs": 20.0, "checkpoint_every": 60}
     half, single = load(folder, dtype="bfloat16"), load(folder, dtype="float32")
     before = weights(half)
     run(half, tmp_path / "half", **changes)
@@ -205,7 +205,7 @@ def test_a_gradient_that_is_not_finite_is_refused_before_the_step(tmp_path: Path
 def test_clipping_bounds_the_gradient(tmp_path: Path) -> None:
     folder = toy_model(tmp_path / "toy", "causal")
     plain, clipped = load(folder), load(folder)
-    options = {"optimizer": "adamw", "max_steps": 1}
+    options: dict[str, Any] = {"optimizer": "adamw", "max_steps": 1}
     # AdamW's first step does not depend on the size of the gradient, so its second moment is looked at.
     run(plain, tmp_path / "plain", **options)
     run(clipped, tmp_path / "clipped", max_gradient_norm=0.01, **options)
