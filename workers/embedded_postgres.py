@@ -24,7 +24,7 @@ from rso_core.errors import UserError
 from webapp.environment import made_secret
 from workers.lifeline import FolderLock, HeldError, dying_with_me
 from workers.postgres_binaries import Binaries, find_binaries
-from workers.postgres_home import PostgresHome, find_home
+from workers.postgres_home import PostgresHome, find_home, make_enterable
 
 DATABASE = USER = "rso"
 START_SECONDS = 300.0  # the recovery after a crash may take that long
@@ -69,6 +69,7 @@ class EmbeddedPostgres:
 
     def start(self) -> None:
         """Start the server, with a new data folder if there is none. Raises UserError with what to do."""
+        make_enterable(self._folder)
         try:
             self._lock.take({})
         except HeldError as held:
@@ -99,7 +100,6 @@ class EmbeddedPostgres:
     # Before the start
 
     def _prepare(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._home = find_home(self._folder)
         major = _major_of(self.data)
         found = self._binaries or find_binaries(prefer_major=major)

@@ -46,10 +46,18 @@ class Binaries:
             draft = target.with_name(f"{target.name}.{os.getpid()}")
             for part in self.parts:
                 shutil.copytree(self.root / part, draft / part, symlinks=True)
+            _open_to_all(draft)
             with contextlib.suppress(FileExistsError, OSError):
                 draft.rename(target)
             shutil.rmtree(draft, ignore_errors=True)
         return replace(self, folder=target / self.folder.relative_to(self.root), root=target)
+
+
+def _open_to_all(folder: Path) -> None:
+    """Let everybody read a folder and run what is in it, whatever umask or mode it was made with."""
+    for path in [folder, *folder.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
 
 
 def find_binaries(*, prefer_major: int | None = None) -> Binaries:

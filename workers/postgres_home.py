@@ -66,8 +66,15 @@ class PostgresHome:
         """Return programs that the server's user can run: these, or a copy."""
         if self.user is None or _can_enter(self.user, binaries.folder / "postgres"):
             return binaries
-        _REACHABLE.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_enterable(_REACHABLE)
         return binaries.copied_to(_REACHABLE / f"postgresql-{binaries.version}")
+
+
+def make_enterable(folder: Path, mode: int = 0o711) -> None:
+    """Make a folder that others may pass through, whatever the umask; one that exists keeps its mode."""
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        folder.chmod(mode)
 
 
 def find_home(folder: Path) -> PostgresHome:
@@ -77,13 +84,15 @@ def find_home(folder: Path) -> PostgresHome:
     note = folder / "location"
     if note.exists():
         place = Path(note.read_text(encoding="utf-8"))
-        place.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_enterable(_REACHABLE)
+        make_enterable(place)
         return PostgresHome(folder, _owner(place / "data") or _unprivileged(), place)
     user = _owner(folder / "data") or _unprivileged()
     if _can_enter(user, folder):
         return PostgresHome(folder, user, folder)
     place = _REACHABLE / hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
-    place.mkdir(mode=0o755, parents=True, exist_ok=True)
+    make_enterable(_REACHABLE)
+    make_enterable(place)
     note.write_text(str(place), encoding="utf-8")
     return PostgresHome(folder, user, place)
 

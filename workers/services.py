@@ -23,6 +23,7 @@ from workers.children import BASE_DIR, Child, Children, last_lines, rotated
 from workers.commands import Command
 from workers.embedded_postgres import EmbeddedPostgres
 from workers.lifeline import FolderLock, HeldError
+from workers.postgres_home import make_enterable
 from workers.web_address import WebAddress, refuse_taken_port, wait_until_it_answers
 
 _TICK_SECONDS = 0.3
@@ -58,6 +59,7 @@ class Studio:
             self._stop()
 
     def _take_folder(self) -> None:
+        make_enterable(self._var)  # root's database runs as somebody else
         try:
             self._lock.take({"url": self._address.url})
         except HeldError as held:
@@ -228,6 +230,7 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Start, serve, stop."""
     arguments = _parser().parse_args()
+    os.umask(0o077)  # what people upload and train is theirs
     var = Path(os.environ.get("RSO_VAR_DIR") or BASE_DIR / "var").expanduser().absolute()
     address = WebAddress(arguments.host, arguments.port)
     try:
