@@ -24,6 +24,7 @@ from webapp.runs.transitions import (
     lock_stages,
     move,
     open_downstream,
+    ready_shards,
     refresh_runs,
     ring_for,
     runs_of,
@@ -83,6 +84,12 @@ def claim(*, stage_id: int, worker: str) -> Claim | None:
     _note_running(stage_id)
     shard = Shard.objects.select_related("stage").get(pk=shard_id)
     return Claim(shard_id, stage_id, attempt, worker, _spec(shard, attempt))
+
+
+def due_stage(queues: Sequence[str]) -> int | None:
+    """Return the oldest stage of these queues that has a due shard."""
+    due = ready_shards().filter(stage__queue__in=queues).order_by("stage_id")
+    return due.values_list("stage_id", flat=True).first()
 
 
 def _note_running(stage_id: int) -> None:
