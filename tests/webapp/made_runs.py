@@ -10,10 +10,19 @@ import numpy as np
 import pyarrow as pa
 
 from rso_core.artifacts import ROWS, write_rows
-from rso_core.config import DataConfig, FittingConfig, ModelConfig, PairsConfig, RunConfig, SamplingConfig
+from rso_core.config import (
+    DataConfig,
+    FittingConfig,
+    LossName,
+    ModelConfig,
+    PairsConfig,
+    PairSource,
+    RunConfig,
+    SamplingConfig,
+)
 from rso_core.rejection_sampling import sample
 from rso_core.stages_sampling import KEPT, PAIRS, POOL, SCORES
-from rso_core.vocabulary import COLUMNS, conversation_root, prompt_id
+from rso_core.vocabulary import COLUMNS, DatasetKind, Message, conversation_root, prompt_id
 from webapp.accounts.models import User
 from webapp.runs import jobs, services
 from webapp.runs.artifacts import store
@@ -39,7 +48,7 @@ def summary_text(number: int, quality: int) -> str:
 
 
 def _prompt_columns(number: int) -> dict[str, Any]:
-    messages = [{"role": "user", "content": post(number)}]
+    messages: list[Message] = [{"role": "user", "content": post(number)}]
     return {
         "row_id": number + 1, "prompt_id": prompt_id(post(number)), "root": conversation_root(messages),
         "prompt": post(number), "messages": json.dumps(messages), "meta": "{}",
@@ -64,9 +73,9 @@ def _committed(write: Callable[[Path], Any], kind: str) -> str:
     return store().commit(staging, kind=kind)
 
 
-def _dataset(kind: str, prompts: int) -> str:
-    schema = pa.schema([(name, pa.int64() if name == "row_id" else pa.string()) for name in COLUMNS[kind]])  # type: ignore[index]
-    own = {
+def _dataset(kind: DatasetKind, prompts: int) -> str:
+    schema = pa.schema([(name, pa.int64() if name == "row_id" else pa.string()) for name in COLUMNS[kind]])
+    own: dict[str, Callable[[int], str]] = {
         "target": lambda n: summary_text(n, 1),
         "chosen": lambda n: summary_text(n, 2),
         "rejected": lambda n: summary_text(n, 0),
@@ -81,7 +90,8 @@ def _dataset(kind: str, prompts: int) -> str:
 def imported(owner: User, *, prompts: int = 120, shared: bool = True) -> None:
     """Register the datasets `preferences` and `targets` and the model `tiny` as if they had been imported."""
     counts = {"rows_in": prompts, "rows_kept": prompts}
-    for name, kind in (("preferences", "preference"), ("targets", "sft")):
+    kinds: dict[str, DatasetKind] = {"preferences": "preference", "targets": "sft"}
+    for name, kind in kinds.items():
         Dataset.objects.create(
             owner=owner,
             name=name,
@@ -103,7 +113,11 @@ def model_folder(staging: Path) -> None:
 
 
 def config_of(
-    name: str = "First run", *, seed: int = 0, pair_source: str = "rso_sample_rank", loss: str = "sigmoid_norm"
+    name: str = "First run",
+    *,
+    seed: int = 0,
+    pair_source: PairSource = "rso_sample_rank",
+    loss: LossName = "sigmoid_norm",
 ) -> RunConfig:
     return RunConfig(
         name=name,
@@ -112,8 +126,8 @@ def config_of(
         data=DataConfig(preferences="preferences", sft="targets"),
         model=ModelConfig(base="tiny"),
         sampling=SamplingConfig(num_candidates=CANDIDATES, prompts_per_shard=PER_SHARD),
-        pairs=PairsConfig(pair_source=pair_source),  # type: ignore[arg-type]
-        fitting=FittingConfig(loss=loss),  # type: ignore[arg-type]
+        pairs=PairsConfig(pair_source=pair_source),
+        fitting=FittingConfig(loss=loss),
     )
 
 

@@ -35,7 +35,7 @@ def content(browser: Client, run: Run, file: str) -> bytes:
     assert isinstance(response, StreamingHttpResponse)
     assert response["X-Content-Type-Options"] == "nosniff"
     assert "attachment" in response["Content-Disposition"]
-    return b"".join(response.streaming_content)  # type: ignore[arg-type]
+    return b"".join(response.streaming_content)
 
 
 def test_the_policy_is_a_zip_of_its_model_folder(browser: Client, run: Run, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
+from typing import Any
+
 import numpy as np
 import pytest
-from django.http import HttpResponse
 from django.test import Client
 
 from rso_core.vocabulary import prompt_id
@@ -35,8 +36,8 @@ def run(browser: Client, researcher: User) -> Run:
     return finish_run(launched(researcher), until="policy_fitting")
 
 
-def text(response: HttpResponse) -> str:
-    return response.content.decode()
+def text(response: Any) -> str:
+    return str(response.content.decode())
 
 
 def digest(run: Run, key: str) -> str:

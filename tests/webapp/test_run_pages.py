@@ -1,8 +1,8 @@
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
-from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
@@ -41,8 +41,8 @@ def signed_in(user: User) -> Client:
     return client
 
 
-def text(response: HttpResponse) -> str:
-    return response.content.decode()
+def text(response: Any) -> str:
+    return str(response.content.decode())
 
 
 @pytest.fixture

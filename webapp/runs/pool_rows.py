@@ -39,6 +39,11 @@ class Candidate:
         """Return whether it was accepted."""
         return self.round is not None
 
+    @property
+    def accepted_word(self) -> str:
+        """Return when it was accepted, for people; a random draw has no rounds."""
+        return "drawn" if self.reward is None else f"round {self.round}"
+
 
 @dataclass(frozen=True)
 class PromptPool:
@@ -67,16 +72,15 @@ def prompt_page(digest: str, *, words: str = "", after: int = 0) -> PromptPage:
     names = [name for name in _KEPT_COLUMNS if name in _schema(files[0]).names]
     table = read_table(files, names)
     if words:
-        places = pc.indices_nonzero(pc.match_substring(table["prompt"], words, ignore_case=True))
+        places = pc.indices_nonzero(pc.match_substring(table["prompt"], words, ignore_case=True)).to_numpy()
     else:
-        places = pa.array(np.arange(table.num_rows, dtype=np.uint64))
-    shown = [place for place in places.to_numpy() if place >= after][: PAGE_SIZE + 1]
-    earlier = places.to_numpy()[places.to_numpy() < after][-PAGE_SIZE:]
-    rows = table.take(pa.array(shown[:PAGE_SIZE], type=pa.uint64())).to_pylist()
+        places = np.arange(table.num_rows, dtype=np.uint64)
+    start = int(np.searchsorted(places, after))
+    shown, following = places[start : start + PAGE_SIZE], places[start + PAGE_SIZE : start + PAGE_SIZE + 1]
+    before = int(places[max(0, start - PAGE_SIZE)]) if start else None
     return PromptPage(
-        rows, len(places), int(earlier[0]) if len(earlier) else None,
-        int(shown[PAGE_SIZE]) if len(shown) > PAGE_SIZE else None,
-    )  # fmt: skip
+        table.take(pa.array(shown)).to_pylist(), len(places), before, int(following[0]) if len(following) else None
+    )
 
 
 def prompt_pool(prompt_id: str, *, pool: str, scores: str = "", kept: str = "") -> PromptPool | None:
