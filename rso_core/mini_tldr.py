@@ -22,12 +22,12 @@ Facts = dict[str, str]  # slot → value
 
 # The word lists are disjoint: a word of a summary says by itself which fact it states.
 VALUES: dict[str, tuple[str, ...]] = {
-    "who": ("sister", "brother", "boss", "neighbour", "landlord", "roommate", "cousin", "teacher", "uncle", "aunt", "friend", "coach"),
-    "did": ("borrowed", "sold", "lost", "painted", "cleaned", "scratched", "returned", "burned", "repaired", "moved", "copied", "dropped"),
-    "thing": ("car", "bike", "phone", "laptop", "guitar", "camera", "sofa", "lamp", "tent", "watch", "piano", "ladder"),
-    "place": ("school", "work", "home", "church", "camp", "college", "court", "sea", "university", "practice", "customs", "rehearsal"),
-    "day": ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday", "christmas", "easter", "halloween"),
-    "wants": ("advice", "money", "revenge", "help", "answers", "peace", "justice", "proof", "sympathy", "time"),
+    "who": ("sister", "brother", "boss", "neighbour", "landlord", "roommate"),
+    "did": ("borrowed", "sold", "lost", "painted", "scratched", "burned"),
+    "thing": ("car", "bike", "phone", "laptop", "guitar", "camera"),
+    "place": ("school", "work", "home", "church", "camp", "court"),
+    "day": ("monday", "tuesday", "wednesday", "thursday", "friday", "sunday"),
+    "wants": ("advice", "money", "revenge", "help", "answers", "peace"),
 }  # fmt: skip
 SLOT_OF: dict[str, str] = {word: slot for slot, words in VALUES.items() for word in words}
 
@@ -36,7 +36,7 @@ WRONG_FACT = 1.5  # a wrong fact costs this times the fact's weight
 REPETITION = 0.5  # each content word said again
 FREE_WORDS = 16  # words that cost nothing …
 EXTRA_WORD = 0.1  # … and the price of each further one
-LABEL_SHARPNESS = 1.5  # Bradley–Terry: σ(sharpness × difference of gold rewards)
+LABEL_SHARPNESS = 2.0  # Bradley–Terry: σ(sharpness × difference of gold rewards)
 
 # Rows of each dataset where nobody asks for another number.
 DEMO_SIZES: dict[DatasetKind, int] = {"sft": 4000, "preference": 20000, "prompts": 1000}
@@ -107,7 +107,7 @@ TARGET_AUTHOR = Author(states=0.75, wrong=0.08, repeats=0.05, fills=0.25)
 AUTHORS: dict[str, Author] = {
     "careful": Author(states=0.95, wrong=0.03, repeats=0.0, fills=0.05),
     "terse": Author(states=0.5, wrong=0.03, repeats=0.0, fills=0.0),
-    "careless": Author(states=0.85, wrong=0.35, repeats=0.02, fills=0.1),
+    "careless": Author(states=0.85, wrong=0.3, repeats=0.02, fills=0.1),
     "repetitive": Author(states=0.8, wrong=0.1, repeats=0.4, fills=0.1),
     "rambling": Author(states=0.65, wrong=0.1, repeats=0.1, fills=0.9),
 }

@@ -16,7 +16,7 @@ from typing import Any
 
 from rso_core.errors import TransientError, UserError
 
-_TIMEOUT_SECONDS = 60
+_TIMEOUT_SECONDS = 300  # an upload of a model on a busy machine
 _STATUS_WITH_PAGE = (400, 403, 404, 409, 410, 413)  # the product's own pages, which say what is wrong
 
 
