@@ -376,3 +376,29 @@ def test_a_list_costs_the_same_number_of_queries_however_long(
         )
     with django_assert_max_num_queries(5):
         assert len(page.get("/datasets/").context["page"]) == 13
+
+
+def test_a_dataset_of_prompts_alone_has_a_page_too(page: Client, researcher: User) -> None:
+    dataset = imported(researcher, "asked", json_lines([{"prompt": f"why {i}?"} for i in range(12)]), kind="prompts")
+    body = text(page.get(f"{dataset.get_absolute_url()}?q=WHY"))
+    assert "12 rows with" in body
+    assert "Make SFT dataset" not in body
+
+
+def test_turns_of_a_dialogue_are_shown_with_their_speakers(page: Client, researcher: User) -> None:
+    start = "\n\nHuman: hello\n\nAssistant: hi\n\nHuman: how are you?\n\nAssistant:"
+    row = {"chosen": f"{start} fine, thank you", "rejected": f"{start} go away"}
+    dataset = imported(researcher, "talk", json_lines([row]))
+    shown = page.get(dataset.get_absolute_url())
+    (only,) = shown.context["rows"].rows
+    assert [turn["role"] for turn in only["turns"]] == ["user", "assistant", "user"]
+    assert only["responses"] == [("chosen", "fine, thank you"), ("rejected", "go away")]
+    assert "how are you?" in text(shown)
+
+
+def test_texts_from_data_are_never_markup(page: Client, researcher: User) -> None:
+    row = {"prompt": "<script>alert(1)</script>", "chosen": "<img src=x onerror=alert(1)>", "rejected": "</script>"}
+    dataset = imported(researcher, "<b>hostile</b>", json_lines([row, "<script>bad</script>"]))
+    body = text(page.get(dataset.get_absolute_url()))
+    for markup in ("<script>alert", "<img src=x", "<b>hostile", "<script>bad"):
+        assert markup not in body
