@@ -7,6 +7,7 @@
   const stored = localStorage.getItem("theme");
   if (stored === "light" || stored === "dark") root.dataset.theme = stored; // before the first paint
 
+  const polled = new WeakSet();
   const FAST = 2000, SLOW = 10000, SLOWEST = 60000;
 
   // Times -------------------------------------------------------------------------------------------
@@ -175,7 +176,11 @@
     reachScrolling(scope);
     scope.querySelectorAll("[data-follow]").forEach((item) => { item.scrollTop = item.scrollHeight; });
     scope.querySelectorAll("form").forEach(showDependents);
-    for (const element of scope.querySelectorAll("[data-poll-url]")) poll(element, element.dataset.pollUrl, (response) => replace(element, response)).again();
+    for (const element of scope.querySelectorAll("[data-poll-url]")) {
+      if (polled.has(element)) continue; // htmx tells of the whole page too when it starts
+      polled.add(element);
+      poll(element, element.dataset.pollUrl, (response) => replace(element, response)).again();
+    }
     document.dispatchEvent(new CustomEvent("studio:prepare", { detail: scope }));
   }
 
