@@ -96,7 +96,7 @@ def _trace(
     drawn = [(step, values[name]) for step, values in points if values.get(name) is not None]
     return {
         "x": [step for step, _ in drawn],
-        "y": [value for _, value in drawn],
+        "y": [float(f"{value:.5g}") for _, value in drawn],  # as many digits as anybody can see
         "name": word,
         "mode": "lines+markers" if len(drawn) <= _FEW_POINTS else "lines",
         "line": {"color": f"var({_COLOURS.get(word, colour)})", "width": 2},

@@ -12,7 +12,7 @@ from webapp.accounts.models import User
 from webapp.runs import services
 from webapp.runs.estimates import expected_seconds, measured_speeds, work_units
 from webapp.runs.models import Stage, Status
-from webapp.runs.run_graph import stage_title
+from webapp.runs.progress import stage_title
 
 _FEW_TEST_PROMPTS = 100
 _WIDEST = 0.98  # half the 95 % interval of a rate of ½ from one prompt

@@ -12,6 +12,19 @@ from webapp.runs.models import UNSUCCESSFUL, Run, RunStage, Shard, Status
 # Below this share an estimate of the time left says more about the start than about the work.
 _SMALLEST_SHARE_TO_ESTIMATE = 0.02
 
+# Two stages of a run may be of one kind; these are told apart.
+_TITLES = {
+    "generation_sft": "SFT responses",
+    "win_rate_sft": "SFT win rate",
+    "generation_policy": "policy responses",
+    "win_rate_policy": "policy win rate",
+}
+
+
+def stage_title(key: str, title: str) -> str:
+    """Return the name of a stage in its run, by its key, or else that of its kind."""
+    return _TITLES.get(key, title)
+
 
 @dataclass(frozen=True)
 class StageProgress:
@@ -93,7 +106,7 @@ def _stage_progress(item: RunStage, speeds: Mapping[str, Speed]) -> StageProgres
         key=item.key,
         kind=stage.kind,
         stage_id=stage.pk,
-        title=stage.title,
+        title=stage_title(item.key, stage.title),
         status=Status(stage.status),
         work=stage.work,
         reused=item.reused,

@@ -35,13 +35,6 @@ _PLACES: dict[str, tuple[int, int]] = {
     "generation_sft": (1, 3),
     "win_rate_sft": (2, 3),
 }
-_TITLES = {
-    "generation_sft": "SFT responses",
-    "win_rate_sft": "SFT win rate",
-    "generation_policy": "policy responses",
-    "win_rate_policy": "policy win rate",
-    "reference_log_probs": "reference log-probs",
-}
 Place = tuple[int, int]
 
 
@@ -50,7 +43,6 @@ class Box:
     """A stage at its place; grid lines count from 1. `sides`: where arrows come in."""
 
     stage: StageProgress
-    title: str
     column: int
     row: int
     sides: str
@@ -80,18 +72,14 @@ def run_graph(progress: RunProgress, edges: Iterable[tuple[str, str]]) -> Graph:
     places = _places(stages)
     kept = sorted(_needed(set(edges)))
     taken = set(places.values())
-    boxes = tuple(_box(stage, places, kept) for stage in progress.stages)
+    titles = {key: stage.title for key, stage in stages.items()}
+    boxes = tuple(_box(stage, places, kept, titles) for stage in progress.stages)
     arrows = tuple(
         Arrow(_path(places[first], places[second], taken), stages[first].status == Status.DONE)
         for first, second in kept
     )
     rows = 1 + max((row for _, row in places.values()), default=0)
     return Graph(boxes, arrows, rows * _ROW - ROW_GAP)
-
-
-def stage_title(key: str, title: str) -> str:
-    """Return a stage's name in the graph of a run, where two stages may be of one kind."""
-    return _TITLES.get(key, title)
 
 
 def edges_of(run_id: int) -> list[tuple[str, str]]:
@@ -130,12 +118,14 @@ def _needed(edges: set[tuple[str, str]]) -> set[tuple[str, str]]:
     }
 
 
-def _box(stage: StageProgress, places: Mapping[str, Place], edges: list[tuple[str, str]]) -> Box:
+def _box(
+    stage: StageProgress, places: Mapping[str, Place], edges: list[tuple[str, str]], titles: Mapping[str, str]
+) -> Box:
     column, row = places[stage.key]
     sources = [first for first, second in edges if second == stage.key]
     sides = {"top" if places[source][0] == column else "left" for source in sources}
-    needs = tuple(stage_title(source, source.replace("_", " ")) for source in sources)
-    return Box(stage, stage_title(stage.key, stage.title), column + 1, row + 1, " ".join(sorted(sides)), needs)
+    needs = tuple(titles[source] for source in sources)
+    return Box(stage, column + 1, row + 1, " ".join(sorted(sides)), needs)
 
 
 def _path(start: Place, end: Place, taken: set[Place]) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 from webapp.runs.estimates import measured_speeds
 from webapp.runs.models import LIVE, Attempt, LogLine, Run, RunStage, Stage, Status
-from webapp.runs.progress import RunProgress, StageProgress, run_progress
-from webapp.runs.run_graph import Graph, edges_of, run_graph, stage_title
+from webapp.runs.progress import RunProgress, StageProgress, run_progress, stage_title
+from webapp.runs.run_graph import Graph, edges_of, run_graph
 from webapp.runs.run_results import Results, System, run_results, system_of
 
 _LOG_LINES = 200
@@ -60,7 +60,7 @@ def run_page(run: Run) -> RunPage:
 
 def _log(progress: RunProgress) -> list[LogLine]:
     """Return the last lines of the log, oldest first, each with the title of its stage."""
-    titles = {stage.stage_id: stage_title(stage.key, stage.title) for stage in progress.stages}
+    titles = {stage.stage_id: stage.title for stage in progress.stages}
     lines = list(LogLine.objects.filter(stage__in=titles).order_by("-id")[:_LOG_LINES])
     for line in lines:
         line.title = titles[line.stage_id]  # type: ignore[attr-defined]
@@ -126,7 +126,7 @@ def status_as_json(page: RunPage) -> dict[str, Any]:
         "share": round(page.progress.share, 4),
         "stages": [
             {
-                "key": stage.key, "title": stage_title(stage.key, stage.title), "status": stage.status.value,
+                "key": stage.key, "title": stage.title, "status": stage.status.value,
                 "share": round(stage.share, 4), "done": stage.done, "total": stage.total, "unit": stage.unit,
                 "shards_done": stage.shards_done, "shards": stage.shards, "reused": stage.reused,
                 "tokens_per_second": stage.tokens_per_second,

@@ -1,9 +1,11 @@
 """Runs: list, watch, stop, resume, share, download the recipe."""
 
+from typing import Any
+
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
-from django.db.models import Count, Q
+from django.db.models import Count, Q, QuerySet
 from django.http import HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import conditional_page, require_POST, require_safe
@@ -12,15 +14,19 @@ from rso_core.config import RunConfig, dump_run_config
 from webapp.accounts.access import SignedInRequest, researcher_required
 from webapp.runs import services
 from webapp.runs.curves import run_curves
-from webapp.runs.exports import download
+from webapp.runs.exports import csv_lines, download
 from webapp.runs.listing import searched, sorted_by
 from webapp.runs.models import LIVE, Run, RunStage, Status
 from webapp.runs.run_page import lineage, run_page, status_as_json
-from webapp.runs.run_results import results_as_json, system_of
+from webapp.runs.run_results import System, results_as_json, system_of
 from webapp.runs.sharing import may_change, set_shared
 
 _SORTS = {"name": "name", "state": "status", "created": "created", "finished": "finished", "owner": "owner__username"}
 _PAGE_SIZE = 25
+_COLUMNS = (
+    "run", "state", "system", "loss", "pairs", "preferences", "base", "seed", "owner", "launched", "proxy", "proxy_low",
+    "proxy_high", "gold", "gold_low", "gold_high", "difference", "difference_low", "difference_high",
+)  # fmt: skip
 
 
 def find_run(request: SignedInRequest, pk: int) -> Run:
@@ -40,22 +46,64 @@ def _changeable_run(request: SignedInRequest, pk: int) -> Run:
 @researcher_required
 def runs(request: SignedInRequest) -> HttpResponse:
     """List the runs this person may see."""
-    rows = Run.objects.visible_to(request.user).select_related("owner")
-    found = sorted_by(
-        request, searched(request, rows, ("name", "owner__username", "message")), _SORTS, default="-created"
-    )
-    state = request.GET.get("state", "")
-    if state in Status.values:
-        found = found.filter(status=state)
     is_done = Q(run_stages__stage__status=Status.DONE)
-    counted = found.annotate(stages_done=Count("run_stages", filter=is_done), stages_all=Count("run_stages"))
+    counted = _listed(request).annotate(stages_done=Count("run_stages", filter=is_done), stages_all=Count("run_stages"))
     page = Paginator(counted, _PAGE_SIZE).get_page(request.GET.get("page"))
-    shown = list(page)
+    context = {
+        "page": page,
+        "rows": _with_reports(list(page)),
+        "states": Status.choices,
+        "state": request.GET.get("state", ""),
+    }
+    return render(request, "runs/runs.html", context)
+
+
+def _listed(request: SignedInRequest) -> QuerySet[Run]:
+    """Return the runs that the query string asks for, in its order."""
+    rows = Run.objects.visible_to(request.user).select_related("owner")
+    searched_rows = searched(request, rows, ("name", "owner__username", "message"))
+    found = sorted_by(request, searched_rows, _SORTS, default="-created")
+    state = request.GET.get("state", "")
+    return found.filter(status=state) if state in Status.values else found
+
+
+def _with_reports(shown: list[Run]) -> list[tuple[Run, System, dict[str, Any]]]:
+    """Return runs with the system they make and the summary of their report, in one query."""
     reports = RunStage.objects.filter(run__in=shown, key="report", stage__status=Status.DONE)
     summaries = dict(reports.values_list("run", "stage__summary"))
-    rows_shown = [(run, system_of(run.config), summaries.get(run.pk, {})) for run in shown]
-    context = {"page": page, "rows": rows_shown, "states": Status.choices, "state": state}
-    return render(request, "runs/runs.html", context)
+    return [(run, system_of(run.config), summaries.get(run.pk, {})) for run in shown]
+
+
+@require_safe
+@researcher_required
+def runs_csv(request: SignedInRequest) -> HttpResponseBase:
+    """Download the list of runs, searched and sorted as on the page, with their figures."""
+    rows = (_as_row(*item) for item in _with_reports(list(_listed(request))))
+    return download(csv_lines(rows, _COLUMNS), name="runs.csv", content_type="text/csv")
+
+
+def _as_row(run: Run, system: System, report: dict[str, Any]) -> dict[str, Any]:
+    row = {
+        "run": run.name, "state": run.status, "system": system.name, "loss": system.loss, "pairs": system.pair_source,
+        "preferences": run.config["data"]["preferences"], "base": run.config["model"]["base"], "seed": run.config["seed"],
+        "owner": run.owner.username, "launched": run.created.isoformat(timespec="seconds"),
+    }  # fmt: skip
+    figures = {
+        "proxy": report.get("policy", {}).get("proxy"), "gold": report.get("policy", {}).get("gold"),
+        "difference": report.get("difference", {}).get("proxy"),
+    }  # fmt: skip
+    for name, rate in figures.items():
+        ends = rate or {"value": "", "low": "", "high": ""}
+        row |= {
+            name: _rounded(ends["value"]),
+            f"{name}_low": _rounded(ends["low"]),
+            f"{name}_high": _rounded(ends["high"]),
+        }
+    return row
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
 
 
 @require_safe
