@@ -292,7 +292,7 @@ def test_the_reaper_stops_what_only_an_ended_run_wanted(run: Run) -> None:
     assert set(statuses(run).values()) == {"stopped"}
 
 
-def test_the_reaper_rings_for_due_work_only_where_a_worker_is_free(
+def test_the_reaper_rings_as_often_as_workers_are_free_to_hear_it(
     run: Run, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks
 ) -> None:
     rung = []
@@ -305,10 +305,13 @@ def test_the_reaper_rings_for_due_work_only_where_a_worker_is_free(
         return sorted(rung)
 
     assert rung_by_reaper() == []
-    jobs.note_worker(name="gpu@here", queue="gpu", slots=1, device="CPU")
     waiting = [(stage_of(run, key).pk, "gpu", 1) for key in ("sft", "reward_training")]
+    jobs.note_worker(name="gpu@here", queue="gpu", slots=1, device="CPU")
+    assert rung_by_reaper() == waiting[:1]
+    jobs.note_worker(name="gpu@there", queue="gpu", slots=2, device="CPU")
     assert rung_by_reaper() == waiting
     claim(run, "sft")
+    claim(run, "reward_training")
     assert rung_by_reaper() == []
 
 

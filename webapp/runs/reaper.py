@@ -63,13 +63,17 @@ def open_forgotten_stages() -> None:
 
 
 def ring_for_unclaimed() -> None:
-    """Ring for due shards where a worker is free to hear it; busy ones look for work when they are done."""
+    """Ring for due shards, but not oftener than workers are free to hear it: unheard rings would pile up."""
     due = ready_shards().order_by("stage_id").values("stage").annotate(shards=Count("pk"))
     counts = {item["stage"]: item["shards"] for item in due}
+    free: dict[str, int] = {}
     with transaction.atomic():
-        for stage in Stage.objects.filter(pk__in=counts):
-            if free_slots(stage.queue):
-                ring_for(stage, counts[stage.pk])
+        for stage in Stage.objects.filter(pk__in=counts).order_by("pk"):
+            slots = free.setdefault(stage.queue, free_slots(stage.queue))
+            heard = min(slots, counts[stage.pk])
+            if heard:
+                ring_for(stage, heard)
+                free[stage.queue] = slots - heard
 
 
 def free_slots(queue_name: str) -> int:
