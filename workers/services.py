@@ -22,7 +22,7 @@ from workers import commands
 from workers.children import BASE_DIR, Child, Children, last_lines, rotated
 from workers.commands import Command
 from workers.embedded_postgres import EmbeddedPostgres
-from workers.lifeline import FolderLock, HeldError
+from workers.lifeline import FolderLock, HeldError, dying_with_me
 from workers.postgres_home import make_enterable
 from workers.web_address import WebAddress, refuse_taken_port, wait_until_it_answers
 
@@ -176,7 +176,15 @@ class Studio:
     def _client(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         path = self._once(commands.one_time_link(_DEMO_USER, "researcher"))
         surroundings = {"BASE_URL": self._address.url, "ONE_TIME_LINK": self._address.url + path}
-        return subprocess.Popen(command, cwd=BASE_DIR, env=self._environment | surroundings, stdin=subprocess.DEVNULL)
+        # In a session of its own, as the services are: Ctrl-C is for this process, which ends the client.
+        return subprocess.Popen(
+            command,
+            cwd=BASE_DIR,
+            env=self._environment | surroundings,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=dying_with_me(signal.SIGKILL),  # noqa: PLW1509 - it makes one system call
+        )
 
     def _look_after(self) -> None:
         if self._postgres is not None and self._postgres.pid is None:

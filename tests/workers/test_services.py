@@ -131,6 +131,7 @@ def test_a_killed_service_comes_back_ctrl_c_stops_everything_and_a_second_start_
     assert link is not None
     assert services_of(var) == EVERY_SERVICE
     assert product.get(link[0].split(str(product.port))[1])[0] == 200
+    assert [name for name in ("log", "uploads", "secrets") if (var / name).stat().st_mode & 0o077] == []
 
     second = Product(var, output="second")
     assert second.ends() == 1
