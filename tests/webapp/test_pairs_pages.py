@@ -1,8 +1,10 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from django.test import Client
+from pytest_django import Settings
 
 from rso_core.vocabulary import prompt_id
 from tests.webapp.made_runs import (
@@ -144,6 +146,17 @@ def test_a_run_without_candidates_yet_says_what_it_waits_for(browser: Client, re
 
 def test_an_unknown_prompt_is_not_found(browser: Client, run: Run) -> None:
     assert browser.get(f"/runs/{run.pk}/pairs/{'0' * 16}/").status_code == 404
+
+
+def test_candidates_that_the_store_has_lost_are_explained(
+    browser: Client, run: Run, settings: Settings, tmp_path: Path
+) -> None:
+    finish_run(run, until="generation_sft")
+    settings.ARTIFACT_URL = str(tmp_path / "moved")
+    for page in ("pairs/", "policy.zip"):
+        response = browser.get(f"/runs/{run.pk}/{page}")
+        assert response.status_code == 404
+        assert "is not in the store" in text(response)
 
 
 def test_texts_of_models_are_shown_as_text(browser: Client, run: Run) -> None:

@@ -12,7 +12,7 @@ from webapp.runs.artifacts import store
 from webapp.runs.exports import csv_lines, download
 from webapp.runs.models import Pair, Run, RunStage, Stage, Status
 from webapp.runs.policy_zip import zip_folder
-from webapp.runs.views_runs import find_run
+from webapp.runs.views_runs import artifacts_needed, find_run
 
 _CSV_COLUMNS = (
     "prompt", "chosen", "rejected", "probability", "prompt_id", "chosen_index", "rejected_index", "row_id",
@@ -30,6 +30,7 @@ def _finished(run: Run, key: str, what: str) -> Stage:
 
 @require_safe
 @researcher_required
+@artifacts_needed
 def policy_zip(request: SignedInRequest, pk: int) -> HttpResponseBase:
     """Download the fitted policy: a model folder as transformers loads it."""
     run = find_run(request, pk)

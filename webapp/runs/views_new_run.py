@@ -18,6 +18,7 @@ from webapp.runs.forms import Choices, References, RunForm, flatten, prefill, pr
 from webapp.runs.length_profile import ProfileView, profile_view
 from webapp.runs.models import Dataset, RegisteredModel, Run, Stage
 from webapp.runs.preview import Preview, digest_of, make_preview
+from webapp.runs.views_runs import artifacts_needed
 
 _LARGEST_RECIPE = 256 * 1024
 _NOT_READY = 409
@@ -45,6 +46,7 @@ def references_of(user: User) -> References:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @researcher_required
+@artifacts_needed
 def new_run(request: SignedInRequest) -> HttpResponseBase:
     """Show the form of a new run; preview and launch what is posted."""
     references = references_of(request.user)
@@ -192,6 +194,7 @@ def _preview_context(request: SignedInRequest, preview: Preview) -> dict[str, An
 @require_safe
 @conditional_page
 @researcher_required
+@artifacts_needed
 def profile(request: SignedInRequest, pk: int) -> HttpResponse:
     """Return the polled length profile of a plan."""
     return render(request, "runs/_profile.html", {"profile": _visible_profile(request, pk), "polled": True})

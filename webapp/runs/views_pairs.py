@@ -13,7 +13,7 @@ from webapp.runs.models import LIVE, Pair, Run, RunStage, Status
 from webapp.runs.pool_rows import PAGE_SIZE, acceptance_figure, prompt_page, prompt_pool, reward_histogram
 from webapp.runs.run_results import system_of
 from webapp.runs.sharing import may_change
-from webapp.runs.views_runs import find_run
+from webapp.runs.views_runs import artifacts_needed, find_run
 
 _POOL_KEYS = ("sampling", "scoring", "rejection_sampling", "pairs")
 
@@ -54,6 +54,7 @@ def _frame(request: SignedInRequest, run: Run) -> dict[str, Any]:
 
 @require_safe
 @researcher_required
+@artifacts_needed
 def pairs(request: SignedInRequest, pk: int) -> HttpResponse:
     """Show acceptance, rewards and the prompts of a run."""
     run = find_run(request, pk)
@@ -105,6 +106,7 @@ def _human_prompts(pool: Pool, words: str, after: int) -> dict[str, Any]:
 
 @require_safe
 @researcher_required
+@artifacts_needed
 def prompt(request: SignedInRequest, pk: int, prompt_id: str) -> HttpResponse:
     """Show everything that was sampled for a prompt, what was kept, and its pairs."""
     run = find_run(request, pk)

@@ -1,17 +1,19 @@
 """Runs: list, watch, stop, resume, share, download the recipe."""
 
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import Count, Q, QuerySet
-from django.http import HttpResponse, HttpResponseBase, JsonResponse
+from django.http import Http404, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import conditional_page, require_POST, require_safe
 
 from rso_core.config import RunConfig, dump_run_config
-from webapp.accounts.access import SignedInRequest, researcher_required
+from rso_core.errors import UserError
+from webapp.accounts.access import SignedInRequest, View, researcher_required
 from webapp.runs import services
 from webapp.runs.curves import run_curves
 from webapp.runs.exports import csv_lines, download
@@ -27,6 +29,22 @@ _COLUMNS = (
     "run", "state", "system", "loss", "pairs", "preferences", "base", "seed", "owner", "launched", "proxy", "proxy_low",
     "proxy_high", "gold", "gold_low", "gold_high", "difference", "difference_low", "difference_high",
 )  # fmt: skip
+
+
+P = ParamSpec("P")
+
+
+def artifacts_needed(view: View[P]) -> View[P]:
+    """Answer 404 with the reason where the store has lost an artifact that a page reads."""
+
+    @wraps(view)
+    def read(request: SignedInRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+        try:
+            return view(request, *args, **kwargs)
+        except (UserError, FileNotFoundError) as error:
+            raise Http404(str(error)) from error
+
+    return read
 
 
 def find_run(request: SignedInRequest, pk: int) -> Run:
