@@ -32,7 +32,7 @@ VALUES: dict[str, tuple[str, ...]] = {
 SLOT_OF: dict[str, str] = {word: slot for slot, words in VALUES.items() for word in words}
 
 WEIGHTS: dict[str, float] = {"who": 1.0, "did": 1.0, "thing": 1.0, "place": 0.5, "day": 0.5, "wants": 1.0}
-WRONG_FACT = 1.5  # a wrong fact costs this times the fact's weight
+WRONG_FACT = 1.0  # a wrong fact costs this times the fact's weight
 REPETITION = 0.5  # each content word said again
 FREE_WORDS = 16  # words that cost nothing …
 EXTRA_WORD = 0.1  # … and the price of each further one
@@ -103,7 +103,7 @@ def _event(said: Mapping[str, str]) -> str:
 
 
 # The author of the SFT targets, and the other policies whose summaries D_hf compares.
-TARGET_AUTHOR = Author(states=0.75, wrong=0.08, repeats=0.05, fills=0.25)
+TARGET_AUTHOR = Author(states=0.6, wrong=0.03, repeats=0.1, fills=0.3)
 AUTHORS: dict[str, Author] = {
     "careful": Author(states=0.95, wrong=0.03, repeats=0.0, fills=0.05),
     "terse": Author(states=0.5, wrong=0.03, repeats=0.0, fills=0.0),

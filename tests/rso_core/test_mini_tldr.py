@@ -44,11 +44,11 @@ def mean_gold(author: Author, count: int = 400) -> float:
         ("someone took something.", 0.0),
         ("", 0.0),
         ("My BOSS sold my car!", 3.0),
-        ("my sister sold my car.", 2.0 - 1.5),  # a wrong fact costs more than leaving it out
+        ("my sister sold my car.", 2.0 - 1.0),  # a wrong fact costs more than leaving it out
         ("my boss sold my car on monday on monday.", 3.5 - 0.5),
-        ("my boss or my sister sold my car.", 3.0 - 1.5),
+        ("my boss or my sister sold my car.", 3.0 - 1.0),
         ("my boss my boss my boss.", 1.0 - 2 * 0.5),
-        ("my sister my sister.", -1.5 - 0.5),
+        ("my sister my sister.", -1.0 - 0.5),
         ("my boss sold my car " + "and " * (FREE_WORDS - 5) + "so it was.", 3.0 - 0.3),
     ],
 )
