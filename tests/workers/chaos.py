@@ -93,16 +93,16 @@ def main(folder: Path, seed: int, faults: list[str]) -> dict[str, Any]:
     os.environ["RSO_RUNNER_COMMAND"] = f"{sys.executable} -m tests.workers.scripted_runner"
     expected = undisturbed(folder / "undisturbed")
     with cluster_in(folder) as cluster:
-        cluster.start_missing()
         set_up_django()
         from tests.webapp.graphs import CONFIG, researcher
         from webapp.runs import services
 
         services.create_run(plan=plan(), config=CONFIG, user=researcher())
+        lost = cluster.lose_messages()  # before any worker could hear of the run
         began = time.monotonic()
         happened = hurt_until_over(cluster, random.Random(seed), faults)  # noqa: S311
         seconds = time.monotonic() - began
-        return {"happened": happened, "seconds": seconds, "expected": expected, **outcome()}
+        return {"happened": happened, "lost": lost, "seconds": seconds, "expected": expected, **outcome()}
 
 
 if __name__ == "__main__":

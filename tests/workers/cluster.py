@@ -98,6 +98,13 @@ class Cluster:
         time.sleep(LEASE_SECONDS * 1.5)
         os.killpg(group, signal.SIGCONT)
 
+    def lose_messages(self) -> int:
+        """Remove every message that nobody has taken, and return how many there were."""
+        messages = list((self.folder / "broker" / "messages").glob("*.msg"))
+        for path in messages:
+            path.unlink()
+        return len(messages)
+
     def runners(self, *names: str) -> list[psutil.Process]:
         """Return the runner processes of these workers, or of all."""
         found = []
@@ -155,35 +162,14 @@ def kill_everything(cluster: Cluster, _: random.Random) -> str:
     return "everything"
 
 
-def lose_messages(cluster: Cluster, _: random.Random) -> str:
-    """Lose what is sent in a while, or what lies there unread."""
-    lost, deadline = 0, time.monotonic() + 1
-    while time.monotonic() < deadline:
-        for path in _messages(cluster):
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-                lost += 1
-        time.sleep(0.02)
-    return "lost" if lost else ""
+def double_messages(_cluster: Cluster, _draw: random.Random) -> str:
+    """Send every message again, those of stages that wait for their inputs too."""
+    from webapp.runs import queue
+    from webapp.runs.models import Stage
 
-
-def double_messages(cluster: Cluster, _: random.Random) -> str:
-    """Deliver what is sent in a while, or what lies there unread, once more."""
-    doubled: set[str] = set()
-    deadline = time.monotonic() + 1
-    while time.monotonic() < deadline:
-        for path in _messages(cluster):
-            if path.name not in doubled:
-                twin = path.with_name(f"0{path.name}")
-                with contextlib.suppress(FileNotFoundError):
-                    twin.write_bytes(path.read_bytes())
-                    doubled |= {path.name, twin.name}
-        time.sleep(0.02)
-    return "doubled" if doubled else ""
-
-
-def _messages(cluster: Cluster) -> list[Path]:
-    return list((cluster.folder / "broker" / "messages").glob("*.msg"))
+    for stage in Stage.objects.exclude(status="done"):
+        queue.ring(stage=stage.pk, queue=stage.queue, times=2)
+    return "doubled"
 
 
 def freeze_worker(cluster: Cluster, draw: random.Random) -> str:
@@ -196,7 +182,6 @@ FAULTS: dict[str, Callable[[Cluster, random.Random], str]] = {
     "runner": kill_runner,
     "postgres": kill_postgres,
     "everything": kill_everything,
-    "lost": lose_messages,
     "doubled": double_messages,
     "frozen": freeze_worker,
 }

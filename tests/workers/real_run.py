@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TRAININGS = ("sft", "reward_training", "policy_fitting")
-STEPS = 60
+STEPS = 120
 LONGEST_SECONDS = 400
 # So many steps that a kill finds some done and some to do.
-TRAINING = {"max_steps": STEPS, "epochs": 60, "checkpoint_every": 2}
+TRAINING = {"max_steps": STEPS, "epochs": 120, "checkpoint_every": 2}
 
 
 def recipe() -> RunConfig:
-    return toy_config(sft=TRAINING, reward=TRAINING, fitting=TRAINING, sampling={"prompts_per_shard": 3})
+    sampling = {"prompts_per_shard": 2, "num_candidates": 24}
+    return toy_config(sft=TRAINING, reward=TRAINING, fitting=TRAINING, sampling=sampling)
 
 
 def ending_with(last: str, plan: Plan) -> Plan:
@@ -55,9 +56,9 @@ class Disturbance:
         self._pending: dict[str, tuple[int, Callable[[str], None]]] = {
             "sft": (draw.randint(4, STEPS // 2), self._kill_runner),
             "reward_training": (draw.randint(4, STEPS // 2), self._kill_worker),
-            "sampling": (draw.randint(1, 4), self._kill_postgres),
+            "sampling": (draw.randint(1, 3), self._kill_postgres),
             "policy_fitting": (draw.randint(4, STEPS // 2), self._stop_and_resume),
-            "scoring": (draw.randint(1, 4), self._kill_everything),
+            "scoring": (draw.randint(1, 3), self._kill_everything),
         }
         self.happened: list[str] = []
         self.at_rest: dict[str, Any] = {}
@@ -65,13 +66,14 @@ class Disturbance:
     def go_on(self) -> None:
         """Do what is due."""
         for key, (amount, hurt) in list(self._pending.items()):
-            if self._is_running(key) and self._done(key) >= amount:
+            if self._done(key) >= amount and self._is_under_way(key):
                 del self._pending[key]
                 hurt(key)
                 self.happened.append(key)
 
-    def _is_running(self, key: str) -> bool:
-        return self._shards(key).filter(status="running").exists()
+    def _is_under_way(self, key: str) -> bool:
+        shards = self._shards(key)
+        return bool(shards.filter(status="running") if key in TRAININGS else shards.exclude(status="done"))
 
     def _done(self, key: str) -> int:
         """Return the step of a training's newest checkpoint, or how many parts of another stage are done."""

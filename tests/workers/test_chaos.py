@@ -23,6 +23,7 @@ def folder() -> Iterator[Path]:
 def test_whatever_is_killed_lost_doubled_or_frozen_every_shard_is_done_once_and_alike(folder: Path, seed: int) -> None:
     ended = run_script("tests.workers.chaos", folder, seed, *FAULTS)
     assert ended["run"] == ["done", ""]
+    assert ended["lost"] > 0
     assert sorted(ended["happened"]) == sorted(FAULTS)
     assert ended["digests"] == ended["expected"]
     assert ended["shards_done"] == ended["shards"]
