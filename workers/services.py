@@ -218,8 +218,9 @@ def _devices(wanted: int) -> list[str | None]:
 
 
 def _say(words: str) -> None:
-    sys.stdout.write(words + "\n")
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # the terminal may have gone; what runs must still be stopped in order
+        sys.stdout.write(words + "\n")
+        sys.stdout.flush()
 
 
 def _parser() -> argparse.ArgumentParser:
