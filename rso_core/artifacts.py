@@ -90,9 +90,17 @@ class ArtifactStore:
             raise ValueError(message)
         self.root = Path(url.removeprefix("file://")).absolute() if local else Path(cache or "").absolute()
 
-    def staging(self) -> Path:
-        """Return a new, empty folder to write an artifact into."""
-        folder = self.root / "staging" / uuid.uuid4().hex
+    def staging(self, work: str = "", attempt: int = 1) -> Path:
+        """Return a new, empty folder to write an artifact into.
+
+        `work` names the piece of work, if it may be tried again: what this attempt or an earlier one left behind
+        when it was killed is removed.
+        """
+        name = f"{work}.{attempt}.{uuid.uuid4().hex}" if work else uuid.uuid4().hex
+        folder = self.root / "staging" / name
+        for left in folder.parent.glob(f"{work}.*") if work else ():
+            if int(left.name.split(".")[1]) <= attempt:
+                shutil.rmtree(left, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
 

@@ -126,7 +126,8 @@ class Counter:
 def execute(spec: StageSpec, store: ArtifactStore, emit: Emit, models: ModelCache | None = None) -> Result:
     """Do the work of `spec` and return the digest of its artifact with a summary.
 
-    Raises UserError, OutOfMemoryError or TransientError (see `rso_core.errors`); nothing is left behind.
+    Raises UserError, OutOfMemoryError or TransientError (see `rso_core.errors`); nothing is left behind. What a killed
+    process leaves, the next attempt at the same work removes.
     """
     from rso_core.models import set_threads_and_seed
 
@@ -136,7 +137,7 @@ def execute(spec: StageSpec, store: ArtifactStore, emit: Emit, models: ModelCach
     if spec.kind not in {"rejection_sampling", "report", "import_dataset"}:
         set_threads_and_seed(int(spec.config.get("seed", 0)))
         _silence_progress_bars()
-    staging = store.staging()
+    staging = store.staging(f"{spec.fingerprint}-{spec.shard_index}", spec.attempt)
     job = Job(spec, store, staging, emit, models or ModelCache())
     try:
         summary = _function(spec.kind)(job)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from rso_core.artifacts import ArtifactStore
 from rso_core.errors import UserError
 from rso_core.plan import assign_split
 from rso_core.protocol import Event, Log, Metrics, Progress
@@ -173,6 +174,14 @@ def test_an_interrupted_stage_leaves_nothing_in_staging(chain: Chain) -> None:
     with pytest.raises(Killed):
         execute(chain.spec(plan, plan.stage("scoring")), chain.store, die, chain.cache)
     assert list((chain.store.root / "staging").iterdir()) == []
+
+
+def test_an_attempt_removes_what_killed_ones_left_but_not_what_a_later_one_writes(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    work, other = "sampling-1", "sampling-11"
+    killed, later, elsewhere = store.staging(work, 1), store.staging(work, 3), store.staging(other)
+    mine = store.staging(work, 2)
+    assert [folder.exists() for folder in (killed, later, elsewhere, mine)] == [False, True, True, True]
 
 
 def test_no_test_prompt_is_seen_before_evaluation(chain: Chain) -> None:
