@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 TRAININGS = ("sft", "reward_training", "policy_fitting")
 STEPS = 120
 LONGEST_SECONDS = 400
-# So many steps that a kill finds some done and some to do.
-TRAINING = {"max_steps": STEPS, "epochs": 120, "checkpoint_every": 2}
+# So many steps that a kill finds some done and some to do, and so small ones that samples still differ after them.
+TRAINING = {"max_steps": STEPS, "epochs": 120, "checkpoint_every": 3, "learning_rate": 0.001}
 
 
 def recipe() -> RunConfig:
@@ -54,10 +54,10 @@ class Disturbance:
         self._cluster, self._plan = cluster, plan
         draw = random.Random(seed)  # noqa: S311
         self._pending: dict[str, tuple[int, Callable[[str], None]]] = {
-            "sft": (draw.randint(4, STEPS // 2), self._kill_runner),
-            "reward_training": (draw.randint(4, STEPS // 2), self._kill_worker),
+            "sft": (draw.randint(5, STEPS // 3), self._kill_runner),
+            "reward_training": (draw.randint(5, STEPS // 3), self._kill_worker),
             "sampling": (draw.randint(1, 3), self._kill_postgres),
-            "policy_fitting": (draw.randint(4, STEPS // 2), self._stop_and_resume),
+            "policy_fitting": (draw.randint(5, STEPS // 3), self._stop_and_resume),
             "scoring": (draw.randint(1, 3), self._kill_everything),
         }
         self.happened: list[str] = []
@@ -162,6 +162,7 @@ def main(folder: Path, seed: int, last: str) -> dict[str, Any]:
             "happened": disturbance.happened,
             "at_rest": disturbance.at_rest,
             "resumed": resumed_stages(),
+            "left_over": [path.name for path in (folder / "artifacts" / "staging").iterdir()],
             "expected": expected,
             "made": dict(run.run_stages.values_list("key", "stage__digest")),
             **outcome(),

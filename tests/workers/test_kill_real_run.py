@@ -29,6 +29,7 @@ def test_a_run_killed_stopped_and_resumed_in_training_and_sampling_makes_the_sam
     assert ended["made"] == ended["expected"]
     assert ended["shards_done"] == ended["shards"]
     assert ended["open_attempts"] == 0
+    assert ended["left_over"] == []
     # Each was noticed for what it was, and no training began anew.
     assert {("sft", "killed"), ("reward_training", "lease_lost"), ("policy_fitting", "stopped")} <= {
         (kind, how) for kind, how in ended["unsuccessful"]
