@@ -16,7 +16,7 @@ _COLOURS = {"prompt": "--sft", "target": "--rso", "chosen": "--chosen", "rejecte
 # What the limits do to rows, and the sentence for it.
 _FATES = {
     "truncated_prompts": "prompts are cut from the left inside their body",
-    "excluded_rows": "rows are left out of training: a response is longer than the limit",
+    "excluded_rows": "rows have a response longer than the limit: never cut, but left out where the policy learns from them (SFT, direct pairs)",
     "reward_truncated": "contexts are cut for the reward model",
     "reward_excluded": "pairs are left out of reward training: both responses do not fit",
     "escaped_markers": "template markers inside texts are escaped",
