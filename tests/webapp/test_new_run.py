@@ -135,7 +135,7 @@ def test_the_profile_is_polled_until_it_is_there(browser: Client) -> None:
     assert done.status_code == 200
     page = text(done)
     assert "data-running" not in page
-    assert "rows are left out of training" in page
+    assert "left out where the policy learns from them" in page
     assert '<span class="special" title="id 0">&lt;s&gt; </span>' in page
     assert 'value="launch"' in page
 
