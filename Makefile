@@ -10,10 +10,10 @@ STAMP := $(VENV)/.ready
 PORT ?= 8000
 HOST ?= 127.0.0.1
 GPU_WORKERS ?= 0
-# What is installed as torch, and where from beside the default index. The default is the CPU build of PyTorch's own
-# index; for CUDA: make setup TORCH_INDEX=https://download.pytorch.org/whl/cu130
+# What is installed as torch, and the package index to take it from, if not pip's own: PyTorch's site names one for each
+# build (CPU, each CUDA version). docs/dependencies.md says more.
 TORCH ?= torch==2.13.0
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 COVERAGE ?= 85
 SOURCES := rso_core webapp workers tests manage.py $(wildcard benchmarks)
 
@@ -34,8 +34,7 @@ $(STAMP): requirements/dev.txt
 	[ -x $(PY) ] || { echo "Making $(VENV) with $$($$python --version)"; $$python -m venv $(VENV); }
 	@echo "Installing the locked packages (several minutes the first time)"
 	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
-	@$(PY) -m pip install -qq --disable-pip-version-check --no-index "$(TORCH)" 2>/dev/null || \
-	  $(PY) -m pip install -qq --disable-pip-version-check --extra-index-url "$(TORCH_INDEX)" "$(TORCH)"
+	@$(PY) -m pip install -qq --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") "$(TORCH)"
 	@$(PY) -c 'import torch; print("torch", torch.__version__)'
 	@touch $@
 
