@@ -212,11 +212,6 @@ def escape_markers(text: str) -> tuple[str, int]:
     return _MARKER.subn(r"[\\\1\2]", text)
 
 
-def unescape_markers(text: str) -> str:
-    """Return the text that `escape_markers` was given."""
-    return _MARKER.sub(lambda found: f"[{found[1][1:]}{found[2]}]", text)
-
-
 def reward_text(task: Task, context: str, first: str, second: str) -> str:
     """Return the reward-ranking model's input, exactly as the paper writes it."""
     section = SECTION[task]

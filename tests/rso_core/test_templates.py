@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from rso_core.templates import (
     policy_prompt_ids,
     response_ids,
     reward_input_ids,
-    unescape_markers,
 )
 from rso_core.vocabulary import Family, Message, Task
 from tests.rso_core.toys import toy_tokenizer
@@ -370,6 +370,7 @@ def test_escaping_is_reversible_and_leaves_no_marker(pieces: list[str]) -> None:
 
     escaped, count = escape_markers(text)
 
-    assert unescape_markers(escaped) == text
+    # Taking one backslash from each marker gives the text back.
+    assert re.sub(r"\[\\(\\*(?:CONTEXT|SUMMARY A|RESPONSE B|PREFERRED)\])", r"[\1", escaped) == text
     assert (count > 0) == (escaped != text)
     assert not any(marker in escaped for marker in ("[CONTEXT]", "[SUMMARY A]", "[RESPONSE B]", "[PREFERRED]"))

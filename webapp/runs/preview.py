@@ -60,11 +60,6 @@ class Preview:
         """Return how many stages to do were never measured."""
         return sum(stage.seconds is None for stage in self.to_do)
 
-    @property
-    def is_ready(self) -> bool:
-        """Return whether the run may be launched: the length profile is there to be looked at."""
-        return self.profile.status == Status.DONE
-
 
 def make_preview(config: RunConfig, user: User) -> Preview:
     """Return the preview of a run, asking for its length profile. Raises UserError when the plan is impossible."""

@@ -7,7 +7,7 @@ from django.db.models import Count
 from django.utils import timezone
 
 from webapp.runs.estimates import Speed, expected_seconds
-from webapp.runs.models import UNSUCCESSFUL, Run, RunStage, Shard, Status
+from webapp.runs.models import Run, RunStage, Shard, Status
 
 # Below this share an estimate of the time left says more about the start than about the work.
 _SMALLEST_SHARE_TO_ESTIMATE = 0.02
@@ -48,11 +48,6 @@ class StageProgress:
     tokens_per_second: float | None
     seconds: float | None
     seconds_left: float | None  # of the stage: measured while it runs, expected before
-
-    @property
-    def is_ended_badly(self) -> bool:
-        """Return whether the stage ended without a result."""
-        return self.status in UNSUCCESSFUL
 
 
 @dataclass(frozen=True)
