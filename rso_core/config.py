@@ -7,7 +7,7 @@ they are two separate settings. Must not import torch, transformers or datasets.
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
@@ -269,16 +269,22 @@ def describe_validation_error(error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def parse_run_config(text: str) -> RunConfig:
-    """Return the configuration written in YAML (or JSON). Raises UserError naming every wrong field."""
+def recipe_values(text: str) -> dict[str, Any]:
+    """Return the settings written in YAML (or JSON), right or wrong. Raises UserError when it is no mapping."""
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        message = f"the recipe is not valid YAML: {error}"
+        message = f"the recipe is not valid YAML: {error}. Mend that line and load it again"
         raise UserError(message) from error
     if not isinstance(values, dict):
         message = f"a recipe is a mapping of settings (name, task, data, model, …), received {type(values).__name__}"
         raise UserError(message)
+    return values
+
+
+def parse_run_config(text: str) -> RunConfig:
+    """Return the configuration written in YAML (or JSON). Raises UserError naming every wrong field."""
+    values = recipe_values(text)
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:

@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args, get_origin
 
-import yaml
 from django import forms
 from django.forms.boundfield import BoundField
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from rso_core.config import PRESETS, RunConfig
-from rso_core.errors import UserError
+from rso_core.config import PRESETS, RunConfig, recipe_values
 
 Choices = list[tuple[str, str]]
 
@@ -137,15 +135,7 @@ def form_data(config: RunConfig) -> dict[str, str]:
 
 def read_recipe(text: str) -> dict[str, str]:
     """Return the settings written in YAML as {path: text}, right or wrong. Raises UserError when it is not YAML."""
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        message = f"the recipe is not valid YAML: {error}. Mend that line and load it again"
-        raise UserError(message) from error
-    if not isinstance(values, dict):
-        message = f"a recipe is a mapping of settings (name, task, data, model, …), received {type(values).__name__}"
-        raise UserError(message)
-    return flatten(values)
+    return flatten(recipe_values(text))
 
 
 def describe_error(item: Mapping[str, Any], paper: str) -> str:
