@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rso_core.artifacts import Row, iterate_rows, read_table
-from rso_core.plan import assign_split
+from rso_core.run_data import assign_split
 from rso_core.stages import Counter, Job
 from rso_core.templates import (
     ResponsesTooLongError,

@@ -6,14 +6,13 @@ asks for it. Must not import torch, transformers or datasets.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rso_core.artifacts import ArtifactStore, read_table
 from rso_core.config import RunConfig
-from rso_core.errors import UserError
-from rso_core.vocabulary import SPLITS, Split, canonical_json, split_of
+from rso_core.run_data import RunData, counts_of, refuse_overlap, split_settings
+from rso_core.vocabulary import Split, canonical_json
 
 Queue = Literal["gpu", "cpu"]
 
@@ -103,68 +102,6 @@ class Plan:
         return next(stage for stage in self.stages if stage.key == key)
 
 
-class RunData:
-    """The imported datasets and models of a run: digests, and how many prompts each split holds.
-
-    `datasets` and `models` map the references written in the configuration to artifact digests.
-    """
-
-    def __init__(self, store: ArtifactStore, datasets: Mapping[str, str], models: Mapping[str, str]) -> None:
-        self._store = store
-        self._datasets = datasets
-        self._models = models
-
-    def dataset(self, reference: str) -> str:
-        """Return the digest of a dataset. Raises UserError when no dataset has that name."""
-        return _look_up(self._datasets, reference, "dataset")
-
-    def model(self, reference: str) -> str:
-        """Return the digest of a model. Raises UserError when no model has that name."""
-        return _look_up(self._models, reference, "model")
-
-    def prompts_by_split(self, reference: str, split_config: Mapping[str, Any]) -> dict[Split, set[str]]:
-        """Return the prompt ids of a dataset in each split."""
-        table = read_table(self._store.files(self.dataset(reference)), ["prompt_id", "root"])
-        return split_prompts(zip(table["prompt_id"].to_pylist(), table["root"].to_pylist(), strict=True), split_config)
-
-    def rows_in(self, reference: str, split: Split, split_config: Mapping[str, Any]) -> int:
-        """Return how many rows of a dataset are in a split."""
-        roots = read_table(self._store.files(self.dataset(reference)), ["root"])["root"].to_pylist()
-        splits = {root: assign_split(root, split_config) for root in set(roots)}
-        return sum(splits[root] == split for root in roots)
-
-
-def _look_up(known: Mapping[str, str], reference: str, what: str) -> str:
-    if reference not in known:
-        message = f"no {what} is called {reference!r}; known: {', '.join(sorted(known)) or 'none yet'}. Import it first"
-        raise UserError(message)
-    return known[reference]
-
-
-def assign_split(root: str, split_config: Mapping[str, Any]) -> Split:
-    """Return the split of a conversation root under the `split` part of a stage's configuration."""
-    return split_of(
-        root,
-        seed=split_config["seed"],
-        validation_fraction=split_config["validation_fraction"],
-        test_fraction=split_config["test_fraction"],
-    )
-
-
-def split_prompts(pairs: Iterable[tuple[str, str]], split_config: Mapping[str, Any]) -> dict[Split, set[str]]:
-    """Return the prompt ids of each split, from (prompt id, conversation root) pairs."""
-    found: dict[Split, set[str]] = {split: set() for split in SPLITS}
-    for prompt, root in set(pairs):
-        found[assign_split(root, split_config)].add(prompt)
-    return found
-
-
-def choose_prompts(prompt_ids: Collection[str], limit: int, seed: int) -> list[str]:
-    """Return `limit` prompt ids (0: all) drawn by seed, in an order that depends on nothing else."""
-    ordered = sorted(prompt_ids, key=lambda item: hashlib.sha256(f"{seed}:{item}".encode()).digest())
-    return ordered[:limit] if limit else ordered
-
-
 @dataclass
 class _Builder:
     """Collects stages; a stage may need only stages added before it."""
@@ -189,58 +126,14 @@ class _Builder:
         return key
 
 
-def split_settings(config: RunConfig) -> dict[str, Any]:
-    """Return the part of the configuration that decides every split of the run."""
-    return {
-        "seed": config.data.split_seed,
-        "validation_fraction": config.data.validation_fraction,
-        "test_fraction": config.data.test_fraction,
-    }
-
-
 def build_plan(config: RunConfig, data: RunData) -> Plan:
     """Return the stages of a run. Raises UserError when data is missing, splits overlap or a split is empty."""
     split = split_settings(config)
     prompts = data.prompts_by_split(config.data.sft, split)
     human = data.prompts_by_split(config.data.preferences, split)
-    _refuse_overlap(prompts, human)
-    counts = _counts(config, data, prompts, split)
+    refuse_overlap(prompts, human)
+    counts = counts_of(config, data, prompts, split)
     return _Planner(config, data, split, counts).build()
-
-
-def _refuse_overlap(*datasets: Mapping[Split, set[str]]) -> None:
-    """Raise UserError when a prompt is in two splits (roots come from a mapped column, or texts differ in root)."""
-    union = {split: set().union(*(dataset[split] for dataset in datasets)) for split in SPLITS}
-    for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        shared = union[first] & union[second]  # type: ignore[index]
-        if shared:
-            message = (
-                f"{len(shared)} prompts would be in both {first} and {second} (for example {min(shared)}): the same prompt "
-                f"text belongs to different conversation roots. Import the data again without the root column, or with one "
-                f"that gives equal prompts equal roots"
-            )
-            raise UserError(message)
-
-
-def _counts(
-    config: RunConfig, data: RunData, prompts: Mapping[Split, set[str]], split: Mapping[str, Any]
-) -> dict[str, int]:
-    def limited(available: int, limit: int) -> int:
-        return min(available, limit) if limit else available
-
-    counts = {
-        "train_prompts": limited(len(prompts["train"]), config.sampling.max_prompts),
-        "validation_prompts": limited(len(prompts["validation"]), config.evaluation.max_validation_prompts),
-        "test_prompts": limited(len(prompts["test"]), config.evaluation.max_test_prompts),
-        "sft_rows": data.rows_in(config.data.sft, "train", split),
-        "preference_train_pairs": data.rows_in(config.data.preferences, "train", split),
-        "preference_test_pairs": data.rows_in(config.data.preferences, "test", split),
-    }
-    for name, count in counts.items():
-        if count == 0 and name != "preference_test_pairs":
-            message = f"there are no {name.replace('_', ' ')}: give that split a larger fraction, or import more data"
-            raise UserError(message)
-    return counts
 
 
 class _Planner:

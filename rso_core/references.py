@@ -16,7 +16,7 @@ from rso_core.artifacts import ArtifactStore
 from rso_core.config import RunConfig
 from rso_core.errors import UserError
 from rso_core.mini_tldr import DEMO_SIZES
-from rso_core.plan import RunData
+from rso_core.run_data import RunData
 from rso_core.vocabulary import DatasetKind, canonical_json
 
 BUILT_IN = "mini_tldr"

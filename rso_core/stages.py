@@ -1,7 +1,7 @@
 """Execute one stage, or one shard of it: read input artifacts, do the work, commit the output artifact.
 
-One function per kind, in `stages_data` (imports, lengths), `stages_training` (SFT, reward model, fitting) and
-`stages_sampling` (candidates, rewards, pairs, evaluation). The functions take a `Job` and return the summary;
+One function per kind, in `stages_data` (imports, lengths), `stages_training` (SFT, reward model, fitting),
+`stages_sampling` (candidates, rewards, selection), `stages_pairs` and `stages_evaluation`. The functions take a `Job` and return the summary;
 what they write is a pure function of configuration, inputs and thread count: artifacts hold no timings.
 """
 
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from rso_core.artifacts import ROWS, ArtifactStore, Row, iterate_rows, write_rows
-from rso_core.plan import CODE_VERSIONS, assign_split, choose_prompts
+from rso_core.plan import CODE_VERSIONS
 from rso_core.protocol import Event, Log, Progress, Result, StageSpec
+from rso_core.run_data import assign_split, choose_prompts
 
 if TYPE_CHECKING:
     from rso_core.models import LanguageModel
@@ -29,7 +30,8 @@ REPORT_SECONDS = 0.5
 _MODULES = {
     "stages_data": ("import_dataset", "import_model", "length_profile"),
     "stages_training": ("sft", "reward_training", "reference_log_probs", "policy_fitting", "checkpoint_selection"),
-    "stages_sampling": ("sampling", "scoring", "rejection_sampling", "preference_pairs"),
+    "stages_sampling": ("sampling", "scoring", "rejection_sampling"),
+    "stages_pairs": ("preference_pairs",),
     "stages_evaluation": ("generation", "win_rate", "report"),
 }
 

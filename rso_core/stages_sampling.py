@@ -1,4 +1,4 @@
-"""The stages between π_sft and its training pairs: sampling, scoring, rejection sampling, pairs.
+"""The stages between π_sft and what is kept of its samples: sampling, scoring, rejection sampling.
 
 Rows are keyed by (prompt_id, sample_index) end to end; responses travel as token ids.
 """
@@ -13,23 +13,23 @@ import pyarrow as pa
 
 from rso_core.artifacts import Row, iterate_rows, read_table
 from rso_core.errors import UserError
-from rso_core.stages import Counter, Job, prompts_of_split, rows_of_split
+from rso_core.stages import Counter, Job, prompts_of_split
 from rso_core.vocabulary import Family, text_digest
 
 if TYPE_CHECKING:
     from rso_core.rejection_sampling import Selection
 
-_TOKENS = pa.list_(pa.int32())
+TOKENS = pa.list_(pa.int32())
 CANDIDATE = pa.struct(
-    [("sample_index", pa.int32()), ("text", pa.string()), ("token_ids", _TOKENS), ("truncated", pa.bool_())]
+    [("sample_index", pa.int32()), ("text", pa.string()), ("token_ids", TOKENS), ("truncated", pa.bool_())]
 )
-_PROMPT = [
+PROMPT = [
     ("prompt_id", pa.string()),
     ("prompt", pa.string()),
     ("messages", pa.string()),
-    ("prompt_token_ids", _TOKENS),
+    ("prompt_token_ids", TOKENS),
 ]
-POOL = pa.schema([*_PROMPT, ("candidates", pa.list_(CANDIDATE)), ("baseline", CANDIDATE)])
+POOL = pa.schema([*PROMPT, ("candidates", pa.list_(CANDIDATE)), ("baseline", CANDIDATE)])
 SCORES = pa.schema(
     [
         ("prompt_id", pa.string()),
@@ -41,7 +41,7 @@ SCORES = pa.schema(
 )
 KEPT = pa.schema(
     [
-        *_PROMPT,
+        *PROMPT,
         ("kept", pa.list_(CANDIDATE)),
         ("rounds", pa.list_(pa.int32())),
         ("kept_rewards", pa.list_(pa.float64())),
@@ -50,21 +50,6 @@ KEPT = pa.schema(
         ("short", pa.bool_()),
     ]
 )
-PAIRS = pa.schema(
-    [
-        ("index", pa.int32()),
-        *_PROMPT,
-        ("chosen", pa.string()),
-        ("rejected", pa.string()),
-        ("chosen_token_ids", _TOKENS),
-        ("rejected_token_ids", _TOKENS),
-        ("chosen_index", pa.int32()),
-        ("rejected_index", pa.int32()),
-        ("probability", pa.float64()),
-        ("row_id", pa.int64()),
-    ]
-)
-
 
 _TRUNCATED_WARNING = 0.2  # share of candidates without an end-of-sequence
 _SATURATED = 10  # a logit beyond this says no more than that the model is sure
@@ -157,7 +142,7 @@ def _sample_rows(job: Job, rows: Sequence[Row], summary: dict[str, Any]) -> Iter
             tokens = sum(len(c["token_ids"]) for c in pool)
             _count_pool(summary, pool, tokens)
             counter.add(len(pool), tokens + len(baseline["token_ids"]))
-            yield {**_prompt_columns(row), "prompt_token_ids": prompt.ids, "candidates": pool, "baseline": baseline}
+            yield {**prompt_columns(row), "prompt_token_ids": prompt.ids, "candidates": pool, "baseline": baseline}
 
 
 def _prompts_at_once(config: dict[str, Any]) -> int:
@@ -197,7 +182,8 @@ def _count_pool(summary: dict[str, Any], pool: Sequence[Row], tokens: int) -> No
     summary["tokens"] += tokens
 
 
-def _prompt_columns(row: Row) -> Row:
+def prompt_columns(row: Row) -> Row:
+    """Return what each row of the pool, the kept samples and the pairs says about its prompt."""
     return {name: row[name] for name in ("prompt_id", "prompt", "messages")}
 
 
@@ -322,7 +308,7 @@ def _rewards(row: Row, score: Row | None, chosen: Sequence[int]) -> np.ndarray[A
 
 def _kept_row(row: Row, kept: list[Row], kept_rewards: list[float] | None, selection: "Selection") -> Row:
     return {
-        **_prompt_columns(row),
+        **prompt_columns(row),
         "prompt_token_ids": row["prompt_token_ids"],
         "kept": kept,
         "rounds": list(selection.rounds),
@@ -357,111 +343,3 @@ def _acceptance(rows: Sequence[Row]) -> dict[str, Any]:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def preference_pairs(job: Job) -> dict[str, Any]:
-    """Make the training pairs: D_hf as it is, or the kept samples labelled by ρ."""
-    return _direct_pairs(job) if job.config["pair_source"] == "direct" else _ranked_pairs(job)
-
-
-def _direct_pairs(job: Job) -> dict[str, Any]:
-    from rso_core.models import load_tokenizer
-    from rso_core.templates import response_ids
-
-    tokenizer, family = load_tokenizer(job.model_folder("policy"))
-    rows = rows_of_split(job.files("preferences"), "train", job.config["split"])
-    pairs: list[Row] = []
-    limit, excluded = job.config["max_response_tokens"], 0
-    for row in rows:
-        chosen, rejected = (response_ids(tokenizer, row[side]) for side in ("chosen", "rejected"))
-        if max(len(chosen), len(rejected)) > limit:
-            excluded += 1
-            continue
-        prompt = policy_prompt(job, tokenizer, family, row["messages"])
-        pairs.append(
-            {
-                **_prompt_columns(row),
-                "index": len(pairs),
-                "prompt_token_ids": prompt.ids,
-                "chosen": row["chosen"],
-                "rejected": row["rejected"],
-                "chosen_token_ids": chosen,
-                "rejected_token_ids": rejected,
-                "chosen_index": None,
-                "rejected_index": None,
-                "probability": None,
-                "row_id": row["row_id"],
-            }
-        )
-    _refuse_no_pairs(
-        pairs, f"all {len(rows)} human pairs have a response longer than {limit} tokens; raise data.max_response_tokens"
-    )
-    job.write(pairs, PAIRS)
-    return {"pairs": len(pairs), "excluded_rows": excluded, "comparisons": 0, "dropped_ties": 0, "byes": 0}
-
-
-def _refuse_no_pairs(pairs: Sequence[Row], why: str) -> None:
-    if not pairs:
-        message = f"there are no training pairs: {why}"
-        raise UserError(message)
-
-
-def _ranked_pairs(job: Job) -> dict[str, Any]:
-    from rso_core.preference_pairs import rank
-
-    rows = list(iterate_rows(job.files("kept")))
-    lm = job.model("reward_model")
-    ranked = rank(
-        [[c["text"] for c in row["kept"]] for row in rows],
-        ranking=job.config["ranking"],
-        seeds=[prompt_seed(job.config["seed"], "pairs", row["prompt_id"]) for row in rows],
-        prefer=lambda games: _play(job, lm, rows, games),
-    )
-    pairs = [
-        _pair(row, game, index)
-        for index, (row, game) in enumerate((rows[p], game) for p, games in enumerate(ranked.pairs) for game in games)
-    ]
-    _refuse_no_pairs(pairs, f"the kept samples of all {len(rows)} prompts are identical; raise sampling.temperature")
-    job.write(pairs, PAIRS)
-    return {
-        "pairs": len(pairs),
-        "excluded_rows": 0,
-        "comparisons": ranked.comparisons,
-        "dropped_ties": ranked.dropped_ties,
-        "byes": ranked.byes,
-    }
-
-
-def _pair(row: Row, game: Any, index: int) -> Row:
-    chosen, rejected = row["kept"][game.chosen], row["kept"][game.rejected]
-    return {
-        **_prompt_columns(row),
-        "index": index,
-        "prompt_token_ids": row["prompt_token_ids"],
-        "chosen": chosen["text"],
-        "rejected": rejected["text"],
-        "chosen_token_ids": chosen["token_ids"],
-        "rejected_token_ids": rejected["token_ids"],
-        "chosen_index": chosen["sample_index"],
-        "rejected_index": rejected["sample_index"],
-        "probability": game.probability,
-        "row_id": None,
-    }
-
-
-def _play(job: Job, lm: Any, rows: Sequence[Row], games: Sequence[tuple[int, int, int]]) -> list[float]:
-    """Return ρ(first beats second) of games (prompt, first, second), in one batched call."""
-    from rso_core.reward_ranking import prefer
-
-    counter = Counter(job, len(games), "games")
-    triples = [(rows[p]["prompt"], rows[p]["kept"][i]["text"], rows[p]["kept"][j]["text"]) for p, i, j in games]
-    probabilities = prefer(
-        lm,
-        triples,
-        task=job.config["task"],
-        max_length=job.config["max_length"],
-        order_average=job.config["order_average"],
-        batch_size=job.config["batch_size"],
-        on_progress=counter.add,
-    )
-    return [float(p) for p in probabilities]

@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from rso_core.artifacts import ROWS, ArtifactStore, Row, iterate_rows, write_rows
 from rso_core.config import RunConfig
-from rso_core.plan import Plan, PlannedStage, RunData, build_plan
+from rso_core.plan import Plan, PlannedStage, build_plan
 from rso_core.protocol import Event, Result, StageSpec
+from rso_core.run_data import RunData
 from rso_core.stages import ModelCache, execute
 from rso_core.vocabulary import COLUMNS, DatasetKind, Family, Message, canonical_json, conversation_root, prompt_id
 from tests.rso_core.toys import WORDS, toy_model

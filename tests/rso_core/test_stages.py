@@ -7,8 +7,8 @@ import pytest
 
 from rso_core.artifacts import ArtifactStore
 from rso_core.errors import UserError
-from rso_core.plan import assign_split
 from rso_core.protocol import Event, Log, Metrics, Progress
+from rso_core.run_data import assign_split
 from rso_core.stages import ModelCache, execute
 from rso_core.stages_sampling import sequences_at_once
 from rso_core.vocabulary import Family

@@ -10,8 +10,8 @@ from rso_core.hub_datasets import choose_files
 from rso_core.lengths import histogram, response_lengths
 from rso_core.mini_tldr import gold_reward
 from rso_core.models import load_tokenizer
-from rso_core.plan import assign_split
 from rso_core.protocol import Event, Log, Progress, Result, StageSpec
+from rso_core.run_data import assign_split
 from rso_core.stages import execute
 from rso_core.templates import policy_prompt_ids, response_ids, reward_input_ids
 from tests.rso_core.toys import toy_model

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from django.test import Client
 
 from rso_core.artifacts import ROWS, write_rows
 from rso_core.config import (
@@ -21,7 +22,8 @@ from rso_core.config import (
     SamplingConfig,
 )
 from rso_core.rejection_sampling import sample
-from rso_core.stages_sampling import KEPT, PAIRS, POOL, SCORES
+from rso_core.stages_pairs import PAIRS
+from rso_core.stages_sampling import KEPT, POOL, SCORES
 from rso_core.vocabulary import COLUMNS, DatasetKind, Message, conversation_root, prompt_id
 from webapp.accounts.models import User
 from webapp.runs import jobs, services
@@ -85,6 +87,13 @@ def _dataset(kind: DatasetKind, prompts: int) -> str:
         for n in range(prompts)
     ]
     return _commit(lambda folder: write_rows(folder / ROWS, rows, schema), "import_dataset", (kind, prompts))
+
+
+def signed_in(user: User) -> Client:
+    """Return a client in which somebody is signed in."""
+    client = Client()
+    client.force_login(user)
+    return client
 
 
 def imported(owner: User, *, prompts: int = 120, shared: bool = True) -> None:

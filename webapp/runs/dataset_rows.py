@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from rso_core.artifacts import Row, iterate_rows, read_table
-from rso_core.plan import assign_split
+from rso_core.run_data import assign_split
 from rso_core.vocabulary import COLUMNS, SPLITS, DatasetKind
 from webapp.runs.artifacts import store
 

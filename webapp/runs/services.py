@@ -10,7 +10,8 @@ from django.db.models.functions import Now
 
 from rso_core.config import SCHEMA_VERSION, RunConfig
 from rso_core.errors import UserError
-from rso_core.plan import Plan, PlannedStage, RunData, build_plan, fingerprint_of
+from rso_core.plan import Plan, PlannedStage, build_plan, fingerprint_of
+from rso_core.run_data import RunData
 from webapp.accounts.models import User
 from webapp.runs.artifacts import store
 from webapp.runs.completion import fill_dataset, fill_model

@@ -1,0 +1,134 @@
+"""The stage that makes the training pairs, from people's preferences or from the kept samples."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from rso_core.artifacts import Row, iterate_rows
+from rso_core.errors import UserError
+from rso_core.stages import Counter, Job, rows_of_split
+from rso_core.stages_sampling import PROMPT, TOKENS, policy_prompt, prompt_columns, prompt_seed
+
+PAIRS = pa.schema(
+    [
+        ("index", pa.int32()),
+        *PROMPT,
+        ("chosen", pa.string()),
+        ("rejected", pa.string()),
+        ("chosen_token_ids", TOKENS),
+        ("rejected_token_ids", TOKENS),
+        ("chosen_index", pa.int32()),
+        ("rejected_index", pa.int32()),
+        ("probability", pa.float64()),
+        ("row_id", pa.int64()),
+    ]
+)
+
+
+def preference_pairs(job: Job) -> dict[str, Any]:
+    """Make the training pairs: D_hf as it is, or the kept samples labelled by ρ."""
+    return _direct_pairs(job) if job.config["pair_source"] == "direct" else _ranked_pairs(job)
+
+
+def _direct_pairs(job: Job) -> dict[str, Any]:
+    from rso_core.models import load_tokenizer
+    from rso_core.templates import response_ids
+
+    tokenizer, family = load_tokenizer(job.model_folder("policy"))
+    rows = rows_of_split(job.files("preferences"), "train", job.config["split"])
+    pairs: list[Row] = []
+    limit, excluded = job.config["max_response_tokens"], 0
+    for row in rows:
+        chosen, rejected = (response_ids(tokenizer, row[side]) for side in ("chosen", "rejected"))
+        if max(len(chosen), len(rejected)) > limit:
+            excluded += 1
+            continue
+        prompt = policy_prompt(job, tokenizer, family, row["messages"])
+        pairs.append(
+            {
+                **prompt_columns(row),
+                "index": len(pairs),
+                "prompt_token_ids": prompt.ids,
+                "chosen": row["chosen"],
+                "rejected": row["rejected"],
+                "chosen_token_ids": chosen,
+                "rejected_token_ids": rejected,
+                "chosen_index": None,
+                "rejected_index": None,
+                "probability": None,
+                "row_id": row["row_id"],
+            }
+        )
+    _refuse_no_pairs(
+        pairs, f"all {len(rows)} human pairs have a response longer than {limit} tokens; raise data.max_response_tokens"
+    )
+    job.write(pairs, PAIRS)
+    return {"pairs": len(pairs), "excluded_rows": excluded, "comparisons": 0, "dropped_ties": 0, "byes": 0}
+
+
+def _refuse_no_pairs(pairs: Sequence[Row], why: str) -> None:
+    if not pairs:
+        message = f"there are no training pairs: {why}"
+        raise UserError(message)
+
+
+def _ranked_pairs(job: Job) -> dict[str, Any]:
+    from rso_core.preference_pairs import rank
+
+    rows = list(iterate_rows(job.files("kept")))
+    lm = job.model("reward_model")
+    ranked = rank(
+        [[c["text"] for c in row["kept"]] for row in rows],
+        ranking=job.config["ranking"],
+        seeds=[prompt_seed(job.config["seed"], "pairs", row["prompt_id"]) for row in rows],
+        prefer=lambda games: _play(job, lm, rows, games),
+    )
+    pairs = [
+        _pair(row, game, index)
+        for index, (row, game) in enumerate((rows[p], game) for p, games in enumerate(ranked.pairs) for game in games)
+    ]
+    _refuse_no_pairs(pairs, f"the kept samples of all {len(rows)} prompts are identical; raise sampling.temperature")
+    job.write(pairs, PAIRS)
+    return {
+        "pairs": len(pairs),
+        "excluded_rows": 0,
+        "comparisons": ranked.comparisons,
+        "dropped_ties": ranked.dropped_ties,
+        "byes": ranked.byes,
+    }
+
+
+def _pair(row: Row, game: Any, index: int) -> Row:
+    chosen, rejected = row["kept"][game.chosen], row["kept"][game.rejected]
+    return {
+        **prompt_columns(row),
+        "index": index,
+        "prompt_token_ids": row["prompt_token_ids"],
+        "chosen": chosen["text"],
+        "rejected": rejected["text"],
+        "chosen_token_ids": chosen["token_ids"],
+        "rejected_token_ids": rejected["token_ids"],
+        "chosen_index": chosen["sample_index"],
+        "rejected_index": rejected["sample_index"],
+        "probability": game.probability,
+        "row_id": None,
+    }
+
+
+def _play(job: Job, lm: Any, rows: Sequence[Row], games: Sequence[tuple[int, int, int]]) -> list[float]:
+    """Return ρ(first beats second) of games (prompt, first, second), in one batched call."""
+    from rso_core.reward_ranking import prefer
+
+    counter = Counter(job, len(games), "games")
+    triples = [(rows[p]["prompt"], rows[p]["kept"][i]["text"], rows[p]["kept"][j]["text"]) for p, i, j in games]
+    probabilities = prefer(
+        lm,
+        triples,
+        task=job.config["task"],
+        max_length=job.config["max_length"],
+        order_average=job.config["order_average"],
+        batch_size=job.config["batch_size"],
+        on_progress=counter.add,
+    )
+    return [float(p) for p in probabilities]
