@@ -9,20 +9,12 @@ from django.http import StreamingHttpResponse
 from django.test import Client
 
 from rso_core.config import parse_run_config
-from tests.webapp.made_runs import config_of, finish_run, imported, launched, model_folder
+from tests.webapp.made_runs import config_of, finish_run, launched, model_folder
 from webapp.accounts.models import User
 from webapp.runs.models import Pair, Run
 from webapp.runs.policy_zip import zip_folder
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def browser(researcher: User, made_store: None) -> Client:
-    imported(researcher)
-    client = Client()
-    client.force_login(researcher)
-    return client
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from django.db import connection
 from django.test import Client
 
 from rso_core.config import dump_run_config, parse_run_config
-from tests.webapp.made_runs import config_of, finish_profile, finish_run, imported, launched
+from tests.webapp.made_runs import config_of, finish_profile, finish_run, imported, launched, signed_in
 from webapp.accounts.models import User
 from webapp.runs.forms import form_data
 from webapp.runs.models import Dataset, Run, Stage, Status
@@ -17,18 +17,6 @@ from webapp.runs.models import Dataset, Run, Stage, Status
 pytestmark = pytest.mark.django_db
 
 PAGE = "/runs/new/"
-
-
-@pytest.fixture
-def browser(researcher: User, made_store: None) -> Client:
-    imported(researcher)
-    return signed_in(researcher)
-
-
-def signed_in(user: User) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def text(response: Any) -> str:

@@ -11,7 +11,6 @@ from tests.webapp.made_runs import (
     CANDIDATES,
     config_of,
     finish_run,
-    imported,
     kept_row,
     launched,
     pool_rows,
@@ -23,14 +22,6 @@ from webapp.runs.models import Pair, Run
 from webapp.runs.pool_rows import PAGE_SIZE, prompt_page, reward_histogram
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def browser(researcher: User, made_store: None) -> Client:
-    imported(researcher)
-    client = Client()
-    client.force_login(researcher)
-    return client
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
 from rso_core.protocol import Log, Progress
-from tests.webapp.made_runs import config_of, finish_run, imported, launched
+from tests.webapp.made_runs import config_of, finish_run, launched, signed_in
 from webapp.accounts.models import User
 from webapp.runs import jobs
 from webapp.runs.curves import MOST_POINTS, run_curves, thinned
@@ -37,20 +37,8 @@ PAGES = (
 ACTIONS = ("stop/", "resume/", "share/")
 
 
-def signed_in(user: User) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
-
-
 def text(response: Any) -> str:
     return str(response.content.decode())
-
-
-@pytest.fixture
-def browser(researcher: User, made_store: None) -> Client:
-    imported(researcher)
-    return signed_in(researcher)
 
 
 @pytest.fixture
