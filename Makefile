@@ -14,7 +14,7 @@ GPU_WORKERS ?= 0
 # build (CPU, each CUDA version). docs/dependencies.md says more.
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
-COVERAGE ?= 85
+COVERAGE ?= 90
 SOURCES := rso_core webapp workers tests manage.py $(wildcard benchmarks)
 
 .PHONY: help setup up demo demo-real test test-long check fmt docs lock bench-import clean browser
