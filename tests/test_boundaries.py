@@ -17,7 +17,17 @@ import rso_core
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "transformers", "datasets", "peft", "gguf")
-LIGHT_MODULES = ("config", "plan", "artifacts", "protocol", "vocabulary", "errors", "importers", "configuration_page")
+LIGHT_MODULES = (
+    "config",
+    "plan",
+    "run_data",
+    "artifacts",
+    "protocol",
+    "vocabulary",
+    "errors",
+    "importers",
+    "configuration_page",
+)
 
 
 def run_python(code: str, tmp_path: Path) -> Any:
