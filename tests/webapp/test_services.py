@@ -292,6 +292,24 @@ def test_progress_counts_shards_and_what_runs(user: User) -> None:
     assert 2 / len(progress.stages) < progress.share < 3 / len(progress.stages)
 
 
+def test_a_finished_stage_shows_all_it_counted_and_its_tokens_for_each_of_its_seconds(user: User) -> None:
+    import_everything(user)
+    run = launch(user, sampling={"prompts_per_shard": 10})
+    finish_stage(run, "sft")
+    while (claimed := claim(run, "sampling")) is not None:
+        jobs.record(claimed, jobs.Report(jobs.Progress(done=10, total=10, unit="prompts", tokens_per_second=8.0)))
+        finish(claimed)
+    sampled = stage_of(run, "sampling")
+    # Two workers at a time: the shards took twice as long together as the stage.
+    sampled.shards.update(started="2026-01-01T00:00:00Z", finished="2026-01-01T00:00:10Z")
+    Stage.objects.filter(pk=sampled.pk).update(
+        started="2026-01-01T00:00:00Z", finished=f"2026-01-01T00:00:{5 * sampled.shard_count:02d}Z"
+    )
+    stage = next(item for item in run_progress(run).stages if item.key == "sampling")
+    assert (stage.done, stage.total, stage.unit) == (10 * stage.shards, 10 * stage.shards, "prompts")
+    assert stage.tokens_per_second == pytest.approx(16.0)
+
+
 def test_a_run_with_no_new_work_is_done_at_once(user: User) -> None:
     import_everything(user)
     first = launch(user)

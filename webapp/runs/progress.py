@@ -28,7 +28,10 @@ def stage_title(key: str, title: str) -> str:
 
 @dataclass(frozen=True)
 class StageProgress:
-    """How far one stage has come. `share` is in [0, 1]; `done` of `total` `unit` is what its running shards count."""
+    """How far one stage has come. `share` is in [0, 1]; `done` of `total` `unit` is what its running shards count, or all.
+
+    `tokens_per_second` is that of the running shards together, or of the whole stage once it is done.
+    """
 
     key: str
     kind: str
@@ -91,6 +94,7 @@ def _stage_progress(item: RunStage, speeds: Mapping[str, Speed]) -> StageProgres
     stage, shards = item.stage, list(item.stage.shards.all())
     share = sum(_share(shard) for shard in shards) / len(shards) if shards else 0.0
     running = [shard for shard in shards if shard.status == Status.RUNNING]
+    counted = running or shards
     ended = stage.finished or timezone.now()
     seconds = (ended - stage.started).total_seconds() if stage.started else None
     left = _seconds_left(seconds, share) if stage.status == Status.RUNNING else None
@@ -108,12 +112,12 @@ def _stage_progress(item: RunStage, speeds: Mapping[str, Speed]) -> StageProgres
         shared_with=getattr(item, "users", 1) - 1,
         shards_done=sum(shard.status == Status.DONE for shard in shards),
         shards=len(shards),
-        done=sum(shard.progress_done for shard in running),
-        total=sum(shard.progress_total for shard in running),
-        unit=next((shard.progress_unit for shard in running if shard.progress_unit), ""),
+        done=sum(shard.progress_done for shard in counted),
+        total=sum(shard.progress_total for shard in counted),
+        unit=next((shard.progress_unit for shard in counted if shard.progress_unit), ""),
         share=share,
         units_per_second=_units_per_second(running),
-        tokens_per_second=_speed(running),
+        tokens_per_second=_speed(running) if running else _average_speed(shards, seconds),
         seconds=seconds,
         seconds_left=left,
     )
@@ -128,6 +132,16 @@ def _share(shard: Shard) -> float:
 def _speed(shards: Sequence[Shard]) -> float | None:
     speeds = [shard.tokens_per_second for shard in shards if shard.tokens_per_second is not None]
     return sum(speeds) if speeds else None
+
+
+def _average_speed(shards: Sequence[Shard], seconds: float | None) -> float | None:
+    """Return the tokens of finished shards for each second of their stage."""
+    tokens = sum(
+        shard.tokens_per_second * (shard.finished - shard.started).total_seconds()
+        for shard in shards
+        if shard.tokens_per_second is not None and shard.started and shard.finished
+    )
+    return tokens / seconds if tokens and seconds else None
 
 
 def _units_per_second(shards: Sequence[Shard]) -> float | None:
