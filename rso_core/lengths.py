@@ -7,6 +7,7 @@ the lengths of its parts leave open whether it fits.
 import json
 from collections import Counter as Tally
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ class Profiler:
     def __init__(self, tokenizer: Any, family: Family, config: Mapping[str, Any]) -> None:
         self._tokenizer, self._family, self._config = tokenizer, family, config
         self._prompt_lengths: dict[str, int] = {}
+        self._long_targets = 0
 
     def profile(self, files: Mapping[str, Sequence[Path]], job: Job) -> dict[str, Any]:
         """Return counts by split and histograms of each dataset (by input name), the limits, and an example.
@@ -91,8 +93,10 @@ class Profiler:
             label_ids(self._tokenizer, self._family)
         counter = Counter(job, sum(read_table(paths, ["row_id"]).num_rows for paths in files.values()), "rows")
         limits = ("task", "max_prompt_tokens", "max_response_tokens", "max_length")
+        datasets = {name: self._dataset(name, paths, counter) for name, paths in files.items()}
+        self._warn_of_long_targets(job)
         return {
-            "datasets": {name: self._dataset(name, paths, counter) for name, paths in files.items()},
+            "datasets": datasets,
             "example": self._example(files),
             "limits": {name: self._config[name] for name in limits},
             "template": template_in_use(
@@ -112,7 +116,9 @@ class Profiler:
             for index, row in enumerate(batch):
                 sizes = [column[index] for column in measured]
                 prompt = self._prompt_length(row)
-                self._count(by_split[assign_split(row["root"], self._config["split"])], row, prompt, sizes)
+                split = assign_split(row["root"], self._config["split"])
+                self._count(by_split[split], row, prompt, sizes)
+                self._long_targets += name == "sft" and split != "train" and self._is_long(sizes[0])
                 for column, size in zip(lengths, (prompt, *sizes), strict=True):
                     lengths[column][size] += 1
                 tokens += prompt + sum(sizes)
@@ -123,6 +129,17 @@ class Profiler:
             "splits": by_split,
             "histograms": {column: histogram(tally) for column, tally in lengths.items()},
         }
+
+    def _warn_of_long_targets(self, job: Job) -> None:
+        """Say before any training what would otherwise stop the run after it: every win rate needs its target whole."""
+        if self._long_targets:
+            job.log(
+                f"{self._long_targets} validation or test targets may not fit into reward.max_length = "
+                f"{self._config['max_length']} beside a response of data.max_response_tokens = "
+                f"{self._config['max_response_tokens']}; one that does not stops the run at its win rate. Raise "
+                f"reward.max_length now (a later change trains the reward model again), or import shorter targets",
+                warning=True,
+            )
 
     def _prompt_length(self, row: Row) -> int:
         known = self._prompt_lengths.get(row["prompt_id"])
@@ -152,6 +169,16 @@ class Profiler:
             if fate is not None:
                 counts[fate] += 1
 
+    def _is_long(self, target: int) -> bool:
+        """Return whether a target and the longest response, without any context, may exceed the reward model's limit."""
+        fits: int = self._config["max_length"] - self._reward_template - self._config["max_response_tokens"]
+        return target > fits
+
+    @cached_property
+    def _reward_template(self) -> int:
+        empty = {"prompt": "", "chosen": "", "rejected": ""}
+        return len(self._reward(empty, _UNLIMITED).ids)
+
     def _reward_fate(self, row: Row, size: int) -> str | None:
         """Return "reward_truncated" or "reward_excluded", or None when the reward input fits as it is."""
         slack = _SLACK + _SLACK_PER_MESSAGE * row["messages"].count('"role"') + size // 50
@@ -162,7 +189,7 @@ class Profiler:
         except ResponsesTooLongError:
             return "reward_excluded"
 
-    def _reward(self, row: Row) -> Any:
+    def _reward(self, row: Row, limit: int = 0) -> Any:
         return reward_input_ids(
             self._tokenizer,
             self._family,
@@ -170,7 +197,7 @@ class Profiler:
             context=row["prompt"],
             first=row["chosen"],
             second=row["rejected"],
-            max_length=self._config["max_length"],
+            max_length=limit or self._config["max_length"],
         )
 
     def _example(self, files: Mapping[str, Sequence[Path]]) -> dict[str, Any]:

@@ -223,6 +223,26 @@ def test_a_length_profile_serves_targets_and_prompts_alone(store: ArtifactStore,
     assert measured["prompts"]["histograms"].keys() == {"prompt"}
 
 
+@pytest.mark.parametrize(("max_length", "warned"), [(40, True), (400, False)])
+def test_targets_too_long_for_a_win_rate_are_told_before_any_training(
+    store: ArtifactStore,
+    base: str,
+    max_length: int,
+    warned: bool,  # noqa: FBT001
+) -> None:
+    digest = upload(store, "a.jsonl", *({"prompt": f"question {i}", "target": "good " * 30} for i in range(60)))
+    sft = run(store, "import_dataset", {"kind": "sft"}, upload=digest)[0].digest
+    rows = list(iterate_rows(store.files(sft)))
+    held_out = sum(assign_split(row["root"], SPLIT) != "train" for row in rows)
+
+    _, events = run(store, "length_profile", {**LIMITS, "max_length": max_length}, base=base, sft=sft)
+
+    told = [event.message for event in events if isinstance(event, Log) and "reward.max_length" in event.message]
+    assert len(told) == warned
+    assert all(text.startswith(f"{held_out} validation or test targets") for text in told)
+    assert held_out > 0
+
+
 def test_responses_are_as_long_in_a_batch_as_one_by_one(tmp_path: Path) -> None:
     for family in ("causal", "seq2seq"):
         tokenizer, _ = load_tokenizer(toy_model(tmp_path / family, family, words=WORDS))
