@@ -6,7 +6,7 @@ from django.test import Client
 from pytest_django import Settings
 
 from tests.webapp.work import json_lines, pairs
-from webapp.accounts.models import User
+from webapp.accounts.models import Role, User
 from webapp.runs.artifacts import store
 from webapp.runs.models import Dataset
 from webapp.runs.uploads import keep_upload
@@ -61,6 +61,25 @@ def test_a_file_larger_than_the_limit_is_refused_and_the_rest_of_the_form_stays(
     assert "CC-BY-4.0" in response.content.decode()
     assert not Dataset.objects.exists()
     assert not (store().root / "objects").exists()
+
+
+def test_the_limit_is_of_a_request_not_of_each_of_its_files(
+    client: Client, researcher: User, settings: Settings
+) -> None:
+    settings.MAX_UPLOAD_BYTES = 1000
+    client.force_login(researcher)
+    files = {f"file{number}": SimpleUploadedFile("a.jsonl", b"x" * 400) for number in range(3)}
+    response = client.post("/datasets/new/", FORM | files)
+    assert sorted(response.wsgi_request.FILES) == ["file0", "file1"]
+
+
+@pytest.mark.parametrize("role", [None, Role.RATER])
+def test_no_file_is_kept_of_somebody_who_may_not_upload(client: Client, role: Role | None) -> None:
+    if role:
+        client.force_login(User.objects.create_user("rita", role=role))
+    response = client.post("/sign-in/", {"username": "rita", "file": SimpleUploadedFile("a.jsonl", b"x")})
+    assert not response.wsgi_request.FILES
+    assert response.wsgi_request.POST["username"] == "rita"
 
 
 def test_a_file_of_several_chunks_arrives_whole(client: Client, researcher: User, settings: Settings) -> None:

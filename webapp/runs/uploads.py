@@ -16,9 +16,10 @@ _LONGEST_NAME = 100
 
 
 class QuotaUploadHandler(FileUploadHandler):
-    """Stops keeping a file once it is larger than `MAX_UPLOAD_BYTES`; the fields of the form still arrive.
+    """Stops keeping files once those of a request are larger than `MAX_UPLOAD_BYTES`; its fields still arrive.
 
-    The request's length is not asked: a client may lie about it.
+    The request's length is not asked: a client may lie about it. Nothing is kept of those who may not upload:
+    a request is parsed for its CSRF token before any view has asked who sends it.
     """
 
     def __init__(self, request: HttpRequest | None = None) -> None:
@@ -26,9 +27,10 @@ class QuotaUploadHandler(FileUploadHandler):
         self._received = 0
 
     def new_file(self, *args: Any, **kwargs: Any) -> None:
-        """Start counting."""
+        """Leave the file out when it comes from somebody who may not upload."""
         super().new_file(*args, **kwargs)
-        self._received = 0
+        if self.request is not None and not getattr(self.request.user, "may_research", False):
+            raise SkipFile
 
     def receive_data_chunk(self, raw_data: bytes, start: int) -> bytes:  # noqa: ARG002 - Django's signature
         """Pass the bytes on to the next handler, up to the limit."""
