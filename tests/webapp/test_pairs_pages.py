@@ -135,6 +135,11 @@ def test_a_run_without_candidates_yet_says_what_it_waits_for(browser: Client, re
     assert "No pairs yet" in text(page)
 
 
+@pytest.mark.parametrize("prompt", ["%00", "0%000", "%ED%A0%80", "x" * 3000])
+def test_odd_prompts_are_not_found(browser: Client, run: Run, prompt: str) -> None:
+    assert browser.get(f"/runs/{run.pk}/pairs/{prompt}/").status_code == 404
+
+
 def test_an_unknown_prompt_is_not_found(browser: Client, run: Run) -> None:
     assert browser.get(f"/runs/{run.pk}/pairs/{'0' * 16}/").status_code == 404
 

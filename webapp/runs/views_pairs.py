@@ -110,6 +110,7 @@ def _human_prompts(pool: Pool, words: str, after: int) -> dict[str, Any]:
 def prompt(request: SignedInRequest, pk: int, prompt_id: str) -> HttpResponse:
     """Show everything that was sampled for a prompt, what was kept, and its pairs."""
     run = find_run(request, pk)
+    prompt_id = prompt_id.replace("\x00", "")  # PostgreSQL takes none
     pool = _pool(run)
     sampled = pool.digests.get("sampling", "")
     item = None
