@@ -195,3 +195,23 @@ def test_a_host_that_is_not_ours_is_refused_in_the_look_of_the_product(client: C
     response = client.get("/sign-in/", headers={"Host": "evil.example"})
     assert response.status_code == 400
     assert "This request makes no sense to the server" in response.content.decode()
+
+
+def test_what_a_shared_thing_was_made_from_is_named_only_to_whoever_may_see_it(
+    client: Client, private: dict[str, Any], researcher: User, admin: User
+) -> None:
+    posts, run = private["datasets"], private["runs"]
+    Run.objects.filter(pk=run.pk).update(name="secret run", shared=False)
+    Dataset.objects.filter(pk=posts.pk).update(name="secret posts")
+    derived = Dataset.objects.create(
+        owner=admin, name="targets", kind="sft", task="dialogue", shared=True, stage=posts.stage, derived_from=posts
+    )
+    copy = run_of(DIAMOND, admin)
+    Run.objects.filter(pk=copy.pk).update(shared=True, cloned_from=run)
+    urls = ["/datasets/", derived.get_absolute_url(), f"{copy.get_absolute_url()}details/"]
+    for user, sees in ((researcher, False), (admin, True)):
+        client.force_login(user)
+        for url in urls:
+            response = client.get(url)
+            assert response.status_code == 200
+            assert ("secret " in response.content.decode()) is sees, (user, url)

@@ -7,6 +7,8 @@ from django import template
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
+from webapp.accounts.models import User
+from webapp.runs.sharing import Owned, may_change
 from webapp.runs.templatetags.studio import number
 
 register = template.Library()
@@ -26,6 +28,12 @@ def points(difference: Mapping[str, Any] | None) -> SafeString:
         f"{half:.1f}",
         number(difference.get("n")),
     )
+
+
+@register.filter
+def seen_by(item: Owned | None, user: User) -> bool:
+    """Return whether this researcher may see the item, so that a page may name it."""
+    return item is not None and (item.shared or may_change(user, item))
 
 
 @register.filter
