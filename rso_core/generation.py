@@ -42,7 +42,7 @@ def generate(  # noqa: PLR0913 - every sampling setting is explicit
 
     `top_k` 0 samples among all tokens, 1 is greedy. About `batch_size` responses are decoded at once (an eighth more when that
     saves a pass).
-    Raises UserError when a prompt with its response does not fit the model's context.
+    Raises UserError when a prompt with its response does not fit the model's context, or when the model computes NaN.
     """
     _check(lm, prompts, max_new_tokens)
     found: list[list[Response]] = [[] for _ in prompts]
@@ -168,6 +168,7 @@ def _decode(decoding: _Decoding, uniforms: Tensor, *, temperature: float, top_k:
     done = torch.zeros(rows, dtype=torch.bool, device=uniforms.device)
     active = torch.arange(rows, device=uniforms.device)  # which response each row of the batch is
     logits = decoding.start()
+    _refuse_nan(logits)
     for step in range(steps):
         drawn = sample_tokens(logits, uniforms[active, step], temperature=temperature, top_k=top_k)
         drawn = torch.where(done[active], eos, drawn)
@@ -182,6 +183,16 @@ def _decode(decoding: _Decoding, uniforms: Tensor, *, temperature: float, top_k:
             active, drawn = active[rest], drawn[rest]
         logits = decoding.step(drawn)
     return [_response(ids, eos) for ids in tokens.tolist()] if steps else [Response([], truncated=True)] * rows
+
+
+def _refuse_nan(logits: Tensor) -> None:
+    """Raise UserError when a model computes NaN: a token would still be drawn, and mean nothing."""
+    if bool(logits.isnan().any()):
+        message = (
+            "the model's next-token logits are NaN: its weights hold NaN or infinity, or overflow its precision. Import the "
+            "model again, use model.dtype float32, or train it again with a lower learning rate"
+        )
+        raise UserError(message)
 
 
 def _response(ids: list[int], eos: int) -> Response:

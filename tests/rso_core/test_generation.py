@@ -174,6 +174,19 @@ def test_an_empty_prompt_is_refused(lm: LanguageModel) -> None:
         generate(lm, [[]], seeds=[1], **SETTINGS)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("top_k", [0, 1, 8])
+def test_a_model_that_computes_nan_is_refused_instead_of_sampled_from(
+    tmp_path: Path, family: Family, top_k: int
+) -> None:
+    broken = load(toy_model(tmp_path / "toy", family))
+    with torch.no_grad():
+        broken.model.get_output_embeddings().weight[5] = float("nan")
+
+    with pytest.raises(UserError, match=r"logits are NaN.*model\.dtype float32"):
+        generate(broken, PROMPTS, seeds=[1, 2, 3, 4], **{**SETTINGS, "top_k": top_k})
+
+
 def test_a_draw_inverts_the_cumulative_distribution() -> None:
     # softmax of log(1, 2, 5) is (1/8, 2/8, 5/8): the boundaries are 0.125 and 0.375.
     logits = torch.log(torch.tensor([[1.0, 2.0, 5.0]])).repeat(5, 1)
