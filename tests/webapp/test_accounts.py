@@ -160,6 +160,14 @@ def test_an_admin_changes_the_role_of_somebody_else(client: Client, admin: User,
     assert rater.may_research
 
 
+def test_the_first_admin_made_a_rater_keeps_no_rights(client: Client, admin: User) -> None:
+    first = User.objects.create_superuser("first", role=Role.ADMIN)
+    client.force_login(admin)
+    client.post(f"/people/{first.pk}/", {"role": "rater", "is_active": "on"})
+    client.force_login(User.objects.get(pk=first.pk))
+    assert [client.get(url, follow=True).status_code for url in ("/people/", "/runs/", "/admin/")] == [403, 403, 403]
+
+
 def test_a_changed_password_signs_out_other_devices(client: Client, researcher: User) -> None:
     other = Client()
     for browser in (client, other):

@@ -102,6 +102,15 @@ class PersonForm(UserModelForm):
             raise ValidationError(message)
         return values
 
+    def save(self, commit: bool = True) -> User:  # noqa: FBT001, FBT002 - Django's signature
+        """Change the account. Who is no admin any more keeps no rights of Django's superuser either."""
+        user = super().save(commit=False)
+        if user.role != Role.ADMIN:
+            user.is_superuser = user.is_staff = False
+        if commit:
+            user.save()
+        return user
+
 
 class NewPasswordForm(UserPasswordForm):
     """A new password, typed twice, for somebody who came by a one-time link."""
