@@ -130,8 +130,8 @@ def is_disk_full(error: BaseException) -> bool:
 def _disk_full_message(error: BaseException, folder: Path) -> str:
     free = shutil.disk_usage(folder).free
     return (
-        f"no space left on the disk of {folder} ({free} bytes are free): {_first_line(error)}. Free some space: delete runs "
-        f"or models that are no longer needed, or move the artifact store; the work is tried again, then resume the run"
+        f"no space left on the disk of {folder} ({free} bytes are free): {_first_line(error)}. Free some space "
+        f"there, or move the artifact store to a larger disk (ARTIFACT_URL); the work is tried again, then resume the run"
     )
 
 
