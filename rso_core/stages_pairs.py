@@ -38,18 +38,21 @@ def _direct_pairs(job: Job) -> dict[str, Any]:
     tokenizer, family = load_tokenizer(job.model_folder("policy"))
     rows = rows_of_split(job.files("preferences"), "train", job.config["split"])
     pairs: list[Row] = []
+    # A prompt has one form: reference log-probs are kept by prompt id, and one text can be written as a turn or as many.
+    prompts: dict[str, list[int]] = {}
     limit, excluded = job.config["max_response_tokens"], 0
     for row in rows:
         chosen, rejected = (response_ids(tokenizer, row[side]) for side in ("chosen", "rejected"))
         if max(len(chosen), len(rejected)) > limit:
             excluded += 1
             continue
-        prompt = policy_prompt(job, tokenizer, family, row["messages"])
+        if row["prompt_id"] not in prompts:
+            prompts[row["prompt_id"]] = policy_prompt(job, tokenizer, family, row["messages"]).ids
         pairs.append(
             {
                 **prompt_columns(row),
                 "index": len(pairs),
-                "prompt_token_ids": prompt.ids,
+                "prompt_token_ids": prompts[row["prompt_id"]],
                 "chosen": row["chosen"],
                 "rejected": row["rejected"],
                 "chosen_token_ids": chosen,

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from rso_core.artifacts import ArtifactStore
+from rso_core.artifacts import ArtifactStore, iterate_rows
 from rso_core.errors import UserError
-from rso_core.protocol import Event, Log, Metrics, Progress
+from rso_core.protocol import Event, Log, Metrics, Progress, StageSpec
 from rso_core.run_data import assign_split
 from rso_core.stages import ModelCache, execute
 from rso_core.stages_sampling import sequences_at_once
-from rso_core.vocabulary import Family
-from tests.rso_core.chain import PROMPTS, Chain, product, toy_config
+from rso_core.vocabulary import Family, Message, canonical_json, transcript
+from tests.rso_core.chain import PROMPTS, Chain, dataset_row, import_model, import_rows, product, toy_config
 from tests.rso_core.toys import toy_model
 
 FAMILIES: tuple[Family, ...] = ("causal", "seq2seq")
@@ -269,3 +269,28 @@ def test_a_reward_model_that_cannot_hold_two_responses_says_what_to_raise(chain:
 
     with pytest.raises(UserError, match=r"raise reward\.max_length"):
         chain.run_stage(plan, "reward_training")
+
+
+def test_a_prompt_written_in_two_ways_has_one_form_in_the_pairs(tmp_path: Path) -> None:
+    turns: list[Message] = [
+        {"role": "user", "content": "the cat"},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": "no"},
+    ]
+    text = transcript(turns)
+    one = dataset_row(1, text, chosen="good cat", rejected="bad dog")
+    other = {**dataset_row(2, text, chosen="red dog", rejected="blue tree"), "messages": canonical_json(turns)}
+    store = ArtifactStore(str(tmp_path / "store"))
+    config = {
+        "task": "dialogue", "prompt_template": "plain", "max_prompt_tokens": 64, "max_response_tokens": 8,
+        "pair_source": "direct", "split": {"seed": 0, "validation_fraction": 0.0, "test_fraction": 0.0},
+    }  # fmt: skip
+    inputs = {"policy": import_model(store, "causal"), "preferences": import_rows(store, "preference", [one, other])}
+
+    result = execute(
+        StageSpec(kind="preference_pairs", fingerprint="f" * 64, config=config, inputs=inputs), store, lambda _: None
+    )
+
+    first, second = iterate_rows(store.files(result.digest))
+    assert first["prompt_id"] == second["prompt_id"]
+    assert first["prompt_token_ids"] == second["prompt_token_ids"]
