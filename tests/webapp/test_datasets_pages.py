@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from rso_core.mini_tldr import generate_dataset
 from tests.webapp.work import imported, json_lines, keep, pairs, rows_of, work_off
 from webapp.accounts.models import User
 from webapp.runs import services
+from webapp.runs.artifacts import store
 from webapp.runs.models import Dataset, RegisteredModel, Stage
 
 pytestmark = pytest.mark.django_db
@@ -394,6 +396,16 @@ def test_turns_of_a_dialogue_are_shown_with_their_speakers(page: Client, researc
     assert [turn["role"] for turn in only["turns"]] == ["user", "assistant", "user"]
     assert only["responses"] == [("chosen", "fine, thank you"), ("rejected", "go away")]
     assert "how are you?" in text(shown)
+
+
+def test_data_or_a_model_that_the_store_has_lost_are_explained(page: Client, researcher: User) -> None:
+    posts = imported(researcher, "posts", json_lines(pairs(3)))
+    tiny = RegisteredModel.objects.create(owner=researcher, name="tiny", digest="d" * 64)
+    shutil.rmtree(store().path(posts.digest))
+    for item in (posts, tiny):
+        response = page.get(item.get_absolute_url())
+        assert response.status_code == 404
+        assert "is not in the store" in text(response)
 
 
 def test_texts_from_data_are_never_markup(page: Client, researcher: User) -> None:

@@ -19,6 +19,7 @@ from webapp.runs.lengths import request_lengths
 from webapp.runs.listing import searched, sorted_by
 from webapp.runs.models import Dataset, RegisteredModel
 from webapp.runs.sharing import may_change, set_shared
+from webapp.runs.views_runs import artifacts_needed
 
 _SORTS = {"name": "name", "kind": "kind", "rows": "rows_kept", "rejected": "rows_rejected", "created": "created"}
 
@@ -78,7 +79,8 @@ def _imported(request: SignedInRequest, pk: int) -> Dataset:
 
 @require_safe
 @researcher_required
-def dataset(request: SignedInRequest, pk: int) -> HttpResponse:
+@artifacts_needed
+def dataset(request: SignedInRequest, pk: int) -> HttpResponseBase:
     """Show how far an import is; once done what was kept and rejected, rows, lengths and splits."""
     return _page(request, _dataset(request, pk))
 

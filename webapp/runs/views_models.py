@@ -2,7 +2,7 @@
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import HttpResponse
+from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import conditional_page, require_POST, require_safe
 
@@ -15,6 +15,7 @@ from webapp.runs.imports import has_failed, remove_failed, retry_import
 from webapp.runs.listing import searched, sorted_by
 from webapp.runs.models import RegisteredModel
 from webapp.runs.sharing import may_change, set_shared
+from webapp.runs.views_runs import artifacts_needed
 
 _SORTS = {"name": "name", "family": "family", "parameters": "summary__parameters", "created": "created"}
 
@@ -62,7 +63,8 @@ def _model(request: SignedInRequest, pk: int) -> RegisteredModel:
 
 @require_safe
 @researcher_required
-def model(request: SignedInRequest, pk: int) -> HttpResponse:
+@artifacts_needed
+def model(request: SignedInRequest, pk: int) -> HttpResponseBase:
     """Show what is known of a model, and how far its import is."""
     item = _model(request, pk)
     context = {
