@@ -1,0 +1,34 @@
+"""The benchmarks still run, and the limits that the product promises hold."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "import_rows.py"
+
+
+def import_rows(rows: int, ending: str) -> dict[str, Any]:
+    command = [sys.executable, str(SCRIPT), "--rows", str(rows), "--format", ending]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_an_import_is_measured() -> None:
+    found = import_rows(2000, "jsonl.gz")
+    assert (found["rows_kept"], found["rows_rejected"]) == (2000, 0)
+    assert 0 < found["peak_bytes"] < 1 << 29
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
+def test_160_000_rows_are_imported_in_3_minutes_and_1_gb(ending: str) -> None:
+    found = import_rows(160_000, ending)  # ends with 1 above the limits
+    assert found["rows_kept"] == 160_000
+    assert found["seconds"] < 180
+    assert found["peak_bytes"] < 1 << 30
