@@ -6,6 +6,7 @@ asked has gone, and somebody else will be given the work. Whatever libraries pri
 """
 
 import errno
+import gc
 import os
 import queue
 import shutil
@@ -88,11 +89,20 @@ def serve(specs: Iterator[StageSpec | None], store: ArtifactStore, say: Callable
         if spec is None:
             return
         if spec.fingerprint != stage:
-            models, stage = ModelCache(), spec.fingerprint  # the next stage needs the memory
+            models, stage = ModelCache(), spec.fingerprint
+            _free_memory()  # the next stage needs it
         try:
             say(execute(spec, store, say, models))
         except Exception as error:  # noqa: BLE001 - every failure is an answer
             say(failure_of(error, store.root))
+
+
+def _free_memory() -> None:
+    """Give back what the models of the stage before held, on the device too. Light stages never loaded torch."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def failure_of(error: BaseException, folder: Path) -> Failure:

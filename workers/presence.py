@@ -40,6 +40,9 @@ class Presence(threading.Thread):
                 reap()
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("the database did not answer the reaper: %s", error)
+            except Exception:
+                # A worker that works must not be shown as gone for what one round met.
+                logger.exception("a round of the reaper failed; the next one is in %g s", pause)
             finally:
                 # Closed between rounds: the pool may fork a new child at any time, which must inherit no connection.
                 connection.close()

@@ -31,6 +31,8 @@ from webapp.runs.transitions import (
     stop_unwanted,
 )
 
+_LONGEST_LOG_LINE = 10_000  # the last lines go into every poll of a run's page
+
 _CLAIM = """
 UPDATE runs_shard
 SET status = 'running', attempt = attempt + 1, worker = %(worker)s, started = statement_timestamp(),
@@ -133,7 +135,12 @@ def record(claim: Claim, report: Report | None = None) -> None:
         _fenced(claim, lease_expires=Now() + lease(), **progress)
         _store_metrics(claim, report.metrics)
         LogLine.objects.bulk_create(
-            LogLine(stage_id=claim.stage_id, attempt=claim.attempt, level=line.level, message=storable(line.message))
+            LogLine(
+                stage_id=claim.stage_id,
+                attempt=claim.attempt,
+                level=line.level,
+                message=storable(line.message)[:_LONGEST_LOG_LINE],
+            )
             for line in report.log
         )
 
