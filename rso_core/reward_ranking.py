@@ -11,7 +11,8 @@ is P(A | y1, y2) for both families. Scores do not depend on batch size beyond ro
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,14 +123,37 @@ def vocabulary_logits(lm: "LanguageModel", sequences: Sequence[list[int]]) -> Te
     Only the last position goes through the output embedding. Decoder-only inputs are padded on the left, so that
     their last tokens line up; T5's are padded on the right and answered at the decoder's first position.
     """
-    if lm.family == "causal":
-        output = _causal_output(lm, sequences)
-    else:
-        ids, mask = pad_right(sequences, lm.pad_id, lm.device)
-        start = torch.full_like(ids[:, :1], decoder_start_id(lm))
-        output = lm.model(input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=False)
+    with _float32_output(lm):
+        if lm.family == "causal":
+            output = _causal_output(lm, sequences)
+        else:
+            ids, mask = pad_right(sequences, lm.pad_id, lm.device)
+            start = torch.full_like(ids[:, :1], decoder_start_id(lm))
+            output = lm.model(input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=False)
     logits: Tensor = output.logits[:, -1].float()
     return logits
+
+
+@contextmanager
+def _float32_output(lm: "LanguageModel") -> Iterator[None]:
+    """Make the output embedding answer in float32.
+
+    Logits near 16 are 0.125 apart in bfloat16, so that one comparison in ten would be an exact tie.
+    """
+    head = lm.plain.get_output_embeddings()
+    if head.weight.dtype == torch.float32:
+        yield
+        return
+
+    def in_float32(module: Any, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
+        bias = None if module.bias is None else module.bias.float()
+        return torch.nn.functional.linear(inputs[0].float(), module.weight.float(), bias)
+
+    hook = head.register_forward_hook(in_float32)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _causal_output(lm: "LanguageModel", sequences: Sequence[list[int]]) -> Any:

@@ -11,7 +11,15 @@ from rso_core.config import RewardConfig
 from rso_core.errors import UserError
 from rso_core.models import LanguageModel, load
 from rso_core.protocol import Event, Log, Metrics
-from rso_core.reward_ranking import heldout_accuracy, is_flipped, prefer, rewards, shared_prefix, train_reward
+from rso_core.reward_ranking import (
+    heldout_accuracy,
+    is_flipped,
+    prefer,
+    rewards,
+    shared_prefix,
+    train_reward,
+    vocabulary_logits,
+)
 from rso_core.templates import label_ids, reward_input_ids
 from rso_core.vocabulary import Family
 from tests.rso_core.chain import dataset_row, texts
@@ -109,6 +117,20 @@ def test_reading_a_shared_beginning_once_changes_nothing(
     tolerance = {"float32": 1e-4, "bfloat16": 0.1}[dtype]
     assert found[0].rewards == pytest.approx(found[1].rewards, abs=tolerance)
     assert found[0].outside_mass == pytest.approx(found[1].outside_mass, abs=tolerance)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_of_a_bfloat16_model_are_not_rounded_to_bfloat16(family: Family, tmp_path: Path) -> None:
+    lm = load(toy_model(tmp_path / "toy", family), dtype="bfloat16")
+    lm.model.eval()
+    with torch.no_grad():
+        logits = vocabulary_logits(lm, [[3, 4, 5], [6, 7]])
+    assert logits.dtype == torch.float32
+    assert (logits != logits.bfloat16().float()).float().mean() > 0.5
+    torch.testing.assert_close(logits, logits.bfloat16().float(), rtol=1e-2, atol=1e-2)
+    with torch.no_grad():
+        again = lm.plain.get_output_embeddings()(torch.zeros(1, lm.plain.config.hidden_size, dtype=torch.bfloat16))
+    assert again.dtype == torch.bfloat16  # only while answers are read
 
 
 def test_a_shared_beginning_leaves_a_token_of_each_sequence() -> None:
