@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import Http404, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
@@ -10,15 +9,15 @@ from django.views.decorators.http import conditional_page, require_POST, require
 
 from rso_core.errors import UserError
 from webapp.accounts.access import SignedInRequest, researcher_required
-from webapp.runs import dataset_rows, services
+from webapp.runs import dataset_rows, services, views_imports
 from webapp.runs.dataset_page import derive_name, lengths, page_context
 from webapp.runs.exports import csv_lines, download
 from webapp.runs.forms_datasets import DeriveForm, LengthsForm, NewDatasetForm
-from webapp.runs.imports import has_failed, remove_failed, retry_import
+from webapp.runs.imports import has_failed
 from webapp.runs.lengths import request_lengths
 from webapp.runs.listing import searched, sorted_by
 from webapp.runs.models import Dataset, RegisteredModel
-from webapp.runs.sharing import may_change, set_shared
+from webapp.runs.sharing import may_change
 from webapp.runs.views_runs import artifacts_needed
 
 _SORTS = {"name": "name", "kind": "kind", "rows": "rows_kept", "rejected": "rows_rejected", "created": "created"}
@@ -172,29 +171,18 @@ def dataset_lengths(request: SignedInRequest, pk: int) -> HttpResponse:
 @researcher_required
 def share_dataset(request: SignedInRequest, pk: int) -> HttpResponse:
     """Share a dataset with every researcher, or keep it to its owner and the admins."""
-    item = _dataset(request, pk)
-    messages.success(request, set_shared(request.user, item, shared="shared" in request.POST))
-    return redirect(item)
+    return views_imports.share(request, _dataset(request, pk))
 
 
 @require_POST
 @researcher_required
 def retry_dataset(request: SignedInRequest, pk: int) -> HttpResponse:
     """Try a failed import again."""
-    item = _dataset(request, pk)
-    retry_import(request.user, item)
-    return redirect(item)
+    return views_imports.retry(request, _dataset(request, pk))
 
 
 @require_POST
 @researcher_required
 def remove_dataset(request: SignedInRequest, pk: int) -> HttpResponse:
     """Remove a dataset whose import failed."""
-    item = _dataset(request, pk)
-    try:
-        remove_failed(request.user, item)
-    except UserError as error:
-        messages.error(request, str(error))
-        return redirect(item)
-    messages.success(request, f"{item.name} was removed.")
-    return redirect("datasets")
+    return views_imports.remove(request, _dataset(request, pk), then="datasets")

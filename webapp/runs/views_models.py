@@ -1,6 +1,5 @@
 """Models: list, register, look at one, share."""
 
-from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
@@ -8,13 +7,13 @@ from django.views.decorators.http import conditional_page, require_POST, require
 
 from rso_core.errors import UserError
 from webapp.accounts.access import SignedInRequest, researcher_required
-from webapp.runs import services
+from webapp.runs import services, views_imports
 from webapp.runs.artifacts import store
 from webapp.runs.forms_models import NewModelForm, models_folder
-from webapp.runs.imports import has_failed, remove_failed, retry_import
+from webapp.runs.imports import has_failed
 from webapp.runs.listing import searched, sorted_by
 from webapp.runs.models import RegisteredModel
-from webapp.runs.sharing import may_change, set_shared
+from webapp.runs.sharing import may_change
 from webapp.runs.views_runs import artifacts_needed
 
 _SORTS = {"name": "name", "family": "family", "parameters": "summary__parameters", "created": "created"}
@@ -102,29 +101,18 @@ def model_status(request: SignedInRequest, pk: int) -> HttpResponse:
 @researcher_required
 def share_model(request: SignedInRequest, pk: int) -> HttpResponse:
     """Share a model with every researcher, or keep it to its owner and the admins."""
-    item = _model(request, pk)
-    messages.success(request, set_shared(request.user, item, shared="shared" in request.POST))
-    return redirect(item)
+    return views_imports.share(request, _model(request, pk))
 
 
 @require_POST
 @researcher_required
 def retry_model(request: SignedInRequest, pk: int) -> HttpResponse:
     """Try a failed import again."""
-    item = _model(request, pk)
-    retry_import(request.user, item)
-    return redirect(item)
+    return views_imports.retry(request, _model(request, pk))
 
 
 @require_POST
 @researcher_required
 def remove_model(request: SignedInRequest, pk: int) -> HttpResponse:
     """Remove a model whose import failed."""
-    item = _model(request, pk)
-    try:
-        remove_failed(request.user, item)
-    except UserError as error:
-        messages.error(request, str(error))
-        return redirect(item)
-    messages.success(request, f"{item.name} was removed.")
-    return redirect("models")
+    return views_imports.remove(request, _model(request, pk), then="models")

@@ -1,0 +1,33 @@
+"""What the pages of datasets and models do alike: share, try a failed import again, remove it."""
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect
+
+from rso_core.errors import UserError
+from webapp.accounts.access import SignedInRequest
+from webapp.runs.imports import Imported, remove_failed, retry_import
+from webapp.runs.sharing import set_shared
+
+
+def share(request: SignedInRequest, item: Imported) -> HttpResponse:
+    """Share the item with every researcher, or keep it to its owner and the admins."""
+    messages.success(request, set_shared(request.user, item, shared="shared" in request.POST))
+    return redirect(item)
+
+
+def retry(request: SignedInRequest, item: Imported) -> HttpResponse:
+    """Try the item's failed import again."""
+    retry_import(request.user, item)
+    return redirect(item)
+
+
+def remove(request: SignedInRequest, item: Imported, *, then: str) -> HttpResponse:
+    """Remove an item whose import failed and go on to the page named `then`."""
+    try:
+        remove_failed(request.user, item)
+    except UserError as error:
+        messages.error(request, str(error))
+        return redirect(item)
+    messages.success(request, f"{item.name} was removed.")
+    return redirect(then)
