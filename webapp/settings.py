@@ -66,6 +66,7 @@ INSTALLED_APPS = [
     "webapp",
     "webapp.accounts",
     "webapp.runs",
+    "webapp.human_eval",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

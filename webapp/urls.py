@@ -8,4 +8,5 @@ urlpatterns = [
     path("admin/", site.urls),
     path("", include("webapp.accounts.urls")),
     path("", include("webapp.runs.urls")),
+    path("", include("webapp.human_eval.urls")),
 ]

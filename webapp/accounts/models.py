@@ -47,3 +47,23 @@ class SignInTry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.address} {self.at}"
+
+
+class AuditEntry(models.Model):
+    """Who did what to what, and when. Written by `audit.record`; never changed or deleted."""
+
+    at = models.DateTimeField(auto_now_add=True, db_index=True)
+    actor = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    actor_name = models.CharField(max_length=150, blank=True)  # outlives the account
+    action = models.CharField(max_length=40)  # launched, changed, excluded, exported …
+    kind = models.CharField(max_length=40)  # of the thing: run, campaign, rater …
+    number = models.BigIntegerField(null=True)  # its key
+    label = models.CharField(max_length=200, blank=True)
+    details = models.JSONField(default=dict)
+
+    class Meta:
+        ordering: ClassVar = ["-at", "-id"]
+        indexes: ClassVar = [models.Index(fields=["kind", "number"])]
+
+    def __str__(self) -> str:
+        return f"{self.actor_name} {self.action} {self.kind} {self.label}"
