@@ -46,12 +46,16 @@ _UNRECOGNISED = 20  # records of no known layout before the first that has one
 
 @dataclass(frozen=True)
 class Options:
-    """How to read a source. `layout` auto: told from the first readable record."""
+    """How to read a source. `layout` auto: told from the first readable record.
+
+    `keep_roots`: the mapped column `root` holds roots of rows that were imported before, and stays as it is.
+    """
 
     kind: DatasetKind
     layout: LayoutName = "auto"
     mapping: Mapping[str, Any] = field(default_factory=dict)
     all_ranks: bool = False
+    keep_roots: bool = False
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -288,7 +292,8 @@ class _Importer:
         return row
 
     def _given_root(self, root: str) -> str:
-        return root if self._layout is None else text_digest(root)  # derived rows carry their root as it is
+        # Derived rows carry their root as it is.
+        return root if self._layout is None or self._options.keep_roots else text_digest(root)
 
     def _check_texts(self, draft: Draft) -> None:
         kind, limit = self._options.kind, self._options.limits.field_characters

@@ -55,6 +55,7 @@ def _options(config: dict[str, Any]) -> Options:
         layout=config.get("layout") or "auto",
         mapping=config.get("mapping") or {},
         all_ranks=bool(config.get("all_ranks", False)),
+        keep_roots=bool(config.get("keep_roots", False)),
     )
 
 

@@ -239,6 +239,16 @@ def test_a_mapping_names_the_columns_and_the_root(tmp_path: Path) -> None:
     assert json.loads(rows[1]["meta"]) == {"votes": 1}
 
 
+def test_roots_of_rows_that_were_imported_before_are_kept_as_they_are(tmp_path: Path) -> None:
+    mapping = {name: name for name in ("prompt", "chosen", "rejected", "root")}
+    path = written(tmp_path, "rows.jsonl", lines({**GOOD, "root": "0123456789abcdef"}))
+    options = Options(kind="preference", layout="preference", mapping=mapping, keep_roots=True)
+    _, rows, _ = imported(path, options)
+    assert [row["root"] for row in rows] == ["0123456789abcdef"]
+    _, rows, _ = imported(path, Options(kind="preference", layout="preference", mapping=mapping))
+    assert rows[0]["root"] != "0123456789abcdef"
+
+
 def test_a_mapped_column_that_is_missing_is_named_with_those_there_are(tmp_path: Path) -> None:
     options = Options(kind="preference", mapping={"prompt": "q", "chosen": "good", "rejected": "bad"})
 
