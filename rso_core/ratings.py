@@ -4,7 +4,6 @@ Everything is by system: `quality[a, s]` is what answer `a` gave system `s`, nev
 `order[a]` says which system stood where, from left to right.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -60,7 +59,7 @@ class Ratings:
     @property
     def systems(self) -> int:
         """The number of systems, 2 or more."""
-        return self.quality.shape[1]
+        return int(self.quality.shape[1])
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Return the arrays that are given, by name."""
@@ -69,7 +68,7 @@ class Ratings:
 
     def rows(self, which: Flags | Integers) -> "Ratings":
         """Return the answers that a mask or indices pick, in that order."""
-        picked: Mapping[str, Any] = {name: value[which] for name, value in self.columns().items()}
+        picked: dict[str, Any] = {name: value[which] for name, value in self.columns().items()}
         return Ratings(**picked, scale=self.scale)
 
     def in_order(self) -> "Ratings":

@@ -82,11 +82,16 @@ def _estimate(
     sums, counts = _by_cluster(values, clusters)
     value = float(sums.sum() / counts.sum())
     if np.ptp(sums / counts) == 0:
-        unseen = 1 - _TAIL ** (1 / len(sums))
-        low, high = value - unseen * (value - bounds[0]), value + unseen * (bounds[1] - value)
+        low, high = unseen_limits(value, len(sums), bounds)
     else:
-        low, high = np.quantile(_bootstrap(sums, counts, draws, seed), [_TAIL, 1 - _TAIL])
+        low, high = np.quantile(cluster_bootstrap(sums, counts, draws=draws, seed=seed), [_TAIL, 1 - _TAIL])
     return Interval(value=value, low=float(low), high=float(high), n=len(values))
+
+
+def unseen_limits(value: float, clusters: int, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Return the interval of a mean that is `value` in each cluster: how far clusters not seen can move it."""
+    unseen = 1 - _TAIL ** (1 / clusters)
+    return value - unseen * (value - bounds[0]), value + unseen * (bounds[1] - value)
 
 
 def _by_cluster(values: Vector, clusters: Sequence[Hashable]) -> tuple[Vector, Vector]:
@@ -99,12 +104,25 @@ def _by_cluster(values: Vector, clusters: Sequence[Hashable]) -> tuple[Vector, V
     return sums, np.bincount(member).astype(np.float64)
 
 
-def _bootstrap(sums: Vector, counts: Vector, draws: int, seed: int) -> Vector:
-    """Return the rate in each of `draws` samples of the clusters with replacement."""
+def cluster_bootstrap(sums: Vector, counts: Vector, *, draws: int, seed: int) -> Vector:
+    """Return sum(sums) / sum(counts) in each of `draws` samples of the clusters with replacement.
+
+    `counts` is [C]. `sums` is [C] or, for k quantities drawn together, [C, k]; the result is [draws] or [draws, k].
+    """
     generator = np.random.default_rng(seed)
-    at_once = max(1, _CELLS_AT_ONCE // len(sums))
+    clusters = len(sums)
+    at_once = max(1, _CELLS_AT_ONCE // clusters)
     rates = []
     for start in range(0, draws, at_once):
-        drawn = generator.integers(len(sums), size=(min(at_once, draws - start), len(sums)))
-        rates.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+        size = min(at_once, draws - start)
+        times = cluster_draws(generator, size, clusters)
+        total = times @ counts
+        rates.append(times @ sums / (total if sums.ndim == 1 else total[:, None]))
     return np.concatenate(rates)
+
+
+def cluster_draws(generator: np.random.Generator, draws: int, clusters: int) -> Vector:
+    """Return how often each cluster is in each of `draws` samples with replacement, [draws, clusters]."""
+    drawn = generator.integers(clusters, size=(draws, clusters))
+    drawn += np.arange(draws)[:, None] * clusters
+    return np.bincount(drawn.ravel(), minlength=draws * clusters).reshape(draws, clusters).astype(np.float64)
