@@ -16,6 +16,7 @@ from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Now
 from django.urls import reverse
 
 from webapp.runs.models import Dataset, OwnedQuerySet, Run, Stage
@@ -368,14 +369,39 @@ class Slot(models.Model):
             ),
         ]
         indexes: ClassVar = [
-            models.Index(
-                fields=["campaign", "priority", "id"], condition=Q(status__in=["open", "leased"]), name="slot_claimable"
-            ),
+            models.Index(fields=["campaign", "priority", "id"], condition=Q(status="open"), name="slot_open"),
+            models.Index(fields=["campaign", "lease_expires"], condition=Q(status="leased"), name="slot_leased"),
             models.Index(fields=["campaign", "rater", "status"]),
         ]
 
     def __str__(self) -> str:
         return f"{self.item} slot {self.number}"
+
+
+class EndedLease(models.Model):
+    """A lease that its rater no longer holds, so that work which arrives late is known for what it is and kept."""
+
+    class Why(models.TextChoices):
+        """How it ended without an answer."""
+
+        TAKEN = "taken", "it had run out, and another rater took the task"
+        SKIPPED = "skipped", "the rater skipped the task"
+        EXCLUDED = "excluded", "the rater was excluded"
+
+    token = models.UUIDField(unique=True)
+    item = models.ForeignKey(Item, on_delete=models.CASCADE, related_name="ended_leases")
+    slot = models.ForeignKey(Slot, null=True, blank=True, on_delete=models.SET_NULL, related_name="ended_leases")
+    rater = models.ForeignKey(Rater, on_delete=models.PROTECT, related_name="ended_leases")
+    order = models.CharField(max_length=3)
+    claimed = models.DateTimeField()
+    shown = models.DateTimeField(null=True, blank=True)
+    active_ms = models.PositiveBigIntegerField(default=0)
+    draft = models.JSONField(null=True, blank=True)
+    why = models.CharField(max_length=8, choices=Why.choices)
+    at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return f"{self.rater} had {self.item}"
 
 
 class Answer(models.Model):
