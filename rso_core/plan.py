@@ -31,9 +31,10 @@ CODE_VERSIONS: dict[str, int] = {
     "generation": 1,
     "win_rate": 2,
     "report": 1,
-    # Not part of a run: work the product does before one.
+    # Not part of a run: work the product does before one, or after it for a human evaluation.
     "import_dataset": 1,
     "import_model": 1,
+    "responses": 1,
 }
 CPU_KINDS = frozenset({"length_profile", "rejection_sampling", "report", "import_dataset", "import_model"})
 TITLES: dict[str, str] = {
@@ -52,6 +53,7 @@ TITLES: dict[str, str] = {
     "report": "report",
     "import_dataset": "dataset import",
     "import_model": "model import",
+    "responses": "responses",
 }
 
 
@@ -126,6 +128,37 @@ class _Builder:
         return key
 
 
+def responses_stage(
+    config: RunConfig, *, policy: str, prompts: str, count: int, key: str = "responses"
+) -> PlannedStage:
+    """Return the stage that samples a response of one model for each prompt of a list, as `generation` samples in its run.
+
+    `config` is the run's that the model comes from; `policy` and `prompts` are the digests of model and list.
+    """
+    evaluation = config.evaluation
+    settings: dict[str, Any] = {
+        **limits_of(config),
+        "dtype": config.model.dtype,
+        "seed": config.seed,
+        "temperature": evaluation.temperature,
+        "top_k": evaluation.top_k,
+        "batch_size": config.sampling.batch_size,
+    }
+    digests = {"policy": policy, "prompts": prompts}
+    fingerprint = fingerprint_of("responses", settings, digests)
+    return PlannedStage(key, "responses", settings, {}, digests, fingerprint, work=f"{count} prompts")
+
+
+def limits_of(config: RunConfig) -> dict[str, Any]:
+    """Return how a run writes prompts for its policy, and how long prompts and responses may be."""
+    return {
+        "task": config.task,
+        "prompt_template": config.model.prompt_template,
+        "max_prompt_tokens": config.data.max_prompt_tokens,
+        "max_response_tokens": config.data.max_response_tokens,
+    }
+
+
 def build_plan(config: RunConfig, data: RunData) -> Plan:
     """Return the stages of a run. Raises UserError when data is missing, splits overlap or a split is empty."""
     split = split_settings(config)
@@ -145,12 +178,7 @@ class _Planner:
         self.sft_data = {"sft": data.dataset(config.data.sft)}
         self.preferences = {"preferences": data.dataset(config.data.preferences)}
         self.base = {"base": data.model(config.model.base)}
-        self.limits = {
-            "task": config.task,
-            "prompt_template": config.model.prompt_template,
-            "max_prompt_tokens": config.data.max_prompt_tokens,
-            "max_response_tokens": config.data.max_response_tokens,
-        }
+        self.limits = limits_of(config)
         self.weights = config.model.model_dump(include={"dtype", "method", "lora_rank", "lora_alpha"})
         self.reward_limits = {
             "task": config.task,

@@ -1,4 +1,4 @@
-"""The stages that measure: responses to prompts of a split, win rate against the SFT target, the report."""
+"""The stages that measure: responses to prompts of a split or of a list, win rate against the SFT target, the report."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +20,8 @@ RESPONSES = pa.schema(
         ("truncated", pa.bool_()),
     ]
 )
+PROMPTS = pa.schema([(name, pa.string()) for name in ("prompt_id", "prompt", "messages")])
+ANSWERS = pa.schema([RESPONSES.field(name) for name in ("prompt_id", "response", "response_token_ids", "truncated")])
 WINS = pa.schema(
     [
         *((name, pa.string()) for name in ("prompt_id", "root", "prompt", "target", "response")),
@@ -31,15 +33,23 @@ SIDE_BY_SIDES = 5
 TIE = 0.5
 
 
-def respond(job: Job, lm: Any, counter_unit: str = "prompts") -> Iterator[Row]:
+def respond(job: Job, lm: Any) -> Iterator[Row]:
     """Yield one sampled response of `lm` for each prompt of the stage's split, with the SFT target beside it."""
-    from rso_core.generation import generate
-
     config = job.config
     rows = prompts_of_split(
         job.files("sft"), config["use_split"], config["split"], limit=config["max_prompts"], seed=config["seed"]
     )
-    counter = Counter(job, len(rows), counter_unit)
+    for row, sampled in sample_responses(job, lm, rows):
+        columns = {name: row[name] for name in ("prompt_id", "root", "prompt", "messages", "meta", "target")}
+        yield columns | sampled
+
+
+def sample_responses(job: Job, lm: Any, rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """Yield each row with one sampled response: a prompt's draws are the same whatever rows stand beside it."""
+    from rso_core.generation import generate
+
+    config = job.config
+    counter = Counter(job, len(rows), "prompts")
     for start in range(0, len(rows), config["batch_size"]):
         block = rows[start : start + config["batch_size"]]
         prompts = [policy_prompt(job, lm.tokenizer, lm.family, row["messages"]).ids for row in block]
@@ -55,14 +65,26 @@ def respond(job: Job, lm: Any, counter_unit: str = "prompts") -> Iterator[Row]:
         )
         counter.add(len(block), sum(len(responses[0].token_ids) for responses in samples))
         for row, (response,) in zip(block, samples, strict=True):
-            columns = {name: row[name] for name in ("prompt_id", "root", "prompt", "messages", "meta", "target")}
-            text = decode(lm.tokenizer, response.token_ids)
-            yield {
-                **columns,
-                "response": text,
-                "response_token_ids": response.token_ids,
-                "truncated": response.truncated,
-            }
+            yield (
+                row,
+                {
+                    "response": decode(lm.tokenizer, response.token_ids),
+                    "response_token_ids": response.token_ids,
+                    "truncated": response.truncated,
+                },
+            )
+
+
+def responses(job: Job) -> dict[str, Any]:
+    """Sample one response for each prompt of a list that somebody made: the tasks of a human evaluation."""
+    rows = list(iterate_rows(job.files("prompts")))
+    sampled = (
+        {"prompt_id": row["prompt_id"], **found} for row, found in sample_responses(job, job.model("policy"), rows)
+    )
+    written = list(sampled)
+    job.write(written, ANSWERS)
+    tokens = sum(len(row["response_token_ids"]) for row in written)
+    return {"prompts": len(written), "truncated": sum(row["truncated"] for row in written), "tokens": tokens}
 
 
 def generation(job: Job) -> dict[str, Any]:
