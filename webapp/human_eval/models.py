@@ -100,6 +100,9 @@ class Campaign(models.Model):
         ordering: ClassVar = ["-created"]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["owner", "name"], name="campaign_name_is_unique"),
+            models.UniqueConstraint(
+                fields=["owner"], condition=Q(kind="playground"), name="researcher_has_one_playground"
+            ),
             models.CheckConstraint(condition=Q(way__in=[2, 3]), name="campaign_is_two_or_three_way"),
             models.CheckConstraint(condition=Q(replicas__gte=1, replicas__lte=25), name="campaign_has_replicas"),
             models.CheckConstraint(
@@ -134,6 +137,7 @@ class System(models.Model):
         SFT = "sft", "SFT model of a run"
         TARGET = "target", "SFT target"
         FILE = "file", "uploaded responses"
+        MODEL = "model", "registered model"  # in the playground
 
     campaign = models.ForeignKey(Campaign, on_delete=models.CASCADE, related_name="systems")
     index = models.PositiveSmallIntegerField()  # index of its responses in items of a campaign
@@ -387,6 +391,7 @@ class EndedLease(models.Model):
         TAKEN = "taken", "it had run out, and another rater took the task"
         SKIPPED = "skipped", "the rater skipped the task"
         EXCLUDED = "excluded", "the rater was excluded"
+        CLOSED = "closed", "the campaign was closed"
 
     token = models.UUIDField(unique=True)
     item = models.ForeignKey(Item, on_delete=models.CASCADE, related_name="ended_leases")

@@ -22,7 +22,7 @@ class Migration(migrations.Migration):
                 ('shown', models.DateTimeField(blank=True, null=True)),
                 ('active_ms', models.PositiveBigIntegerField(default=0)),
                 ('draft', models.JSONField(blank=True, null=True)),
-                ('why', models.CharField(choices=[('taken', 'it had run out, and another rater took the task'), ('skipped', 'the rater skipped the task'), ('excluded', 'the rater was excluded')], max_length=8)),
+                ('why', models.CharField(choices=[('taken', 'it had run out, and another rater took the task'), ('skipped', 'the rater skipped the task'), ('excluded', 'the rater was excluded'), ('closed', 'the campaign was closed')], max_length=8)),
                 ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
             ],
         ),
