@@ -8,6 +8,7 @@ from django.contrib.auth.forms import SetPasswordForm
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest
 
+from webapp.accounts.audit import address_of, record
 from webapp.accounts.models import Role, User
 from webapp.accounts.throttle import WINDOW, forget_tries, may_try
 
@@ -46,13 +47,14 @@ class SignInForm(forms.Form):
         values = super().clean() or self.cleaned_data
         if self.errors:
             return values
-        address = self.request.META.get("REMOTE_ADDR", "")
+        address = address_of(self.request)
         if not may_try(address, values["username"]):
             minutes = int(WINDOW.total_seconds() // 60)
             message = f"Too many failed tries from your address. Wait up to {minutes} minutes, or ask an admin for a one-time link."
             raise ValidationError(message)
         user = authenticate(self.request, username=values["username"], password=values["password"])
         if not isinstance(user, User):
+            _record_failure(values["username"], address)
             message = "User name and password do not match an active account. Both are case-sensitive."
             raise ValidationError(message)
         forget_tries(address, values["username"])
@@ -60,8 +62,14 @@ class SignInForm(forms.Form):
         return values
 
 
+def _record_failure(typed: str, address: str) -> None:
+    """Write down that a sign-in failed. A name that nobody has is not kept: it may be a password."""
+    person = User.objects.filter(username=typed).first()
+    record(None, "failed to sign in", person or "account", address=address)
+
+
 class NewPersonForm(UserModelForm):
-    """A new account; its owner chooses the password behind a one-time link."""
+    """A new account; `people.add_person` makes it."""
 
     role = forms.ChoiceField(choices=ROLE_CHOICES, widget=forms.RadioSelect, initial=Role.RESEARCHER)
 
@@ -71,17 +79,9 @@ class NewPersonForm(UserModelForm):
         labels = {"username": "User name"}  # noqa: RUF012 - Django's Meta
         help_texts = {"username": "Letters, digits and @ . + - _"}  # noqa: RUF012 - Django's Meta
 
-    def save(self, commit: bool = True) -> User:  # noqa: FBT001, FBT002 - Django's signature
-        """Create the account without a password."""
-        user = super().save(commit=False)
-        user.set_unusable_password()
-        if commit:
-            user.save()
-        return user
-
 
 class PersonForm(UserModelForm):
-    """Role and state of an account. The last active admin stays one, or nobody could let anybody in."""
+    """Role and state of an account. `people.change_person` makes the change, and knows what must not happen."""
 
     role = forms.ChoiceField(choices=ROLE_CHOICES, widget=forms.RadioSelect)
 
@@ -90,26 +90,6 @@ class PersonForm(UserModelForm):
         fields = ("role", "is_active")
         labels = {"is_active": "May sign in"}  # noqa: RUF012 - Django's Meta
         help_texts = {"is_active": "Switch off instead of deleting: what the person made stays, with their name."}  # noqa: RUF012 - Django's Meta
-
-    def clean(self) -> dict[str, Any]:
-        """Refuse to remove the last active admin."""
-        values = super().clean() or self.cleaned_data
-        keeps = values.get("is_active") and values.get("role") == Role.ADMIN
-        others = User.objects.filter(role=Role.ADMIN, is_active=True).exclude(pk=self.instance.pk)
-        was_admin = User.objects.filter(pk=self.instance.pk, role=Role.ADMIN, is_active=True).exists()
-        if was_admin and not keeps and not others.exists():
-            message = "This is the last active admin. Make somebody else an admin first."
-            raise ValidationError(message)
-        return values
-
-    def save(self, commit: bool = True) -> User:  # noqa: FBT001, FBT002 - Django's signature
-        """Change the account. Who is no admin any more keeps no rights of Django's superuser either."""
-        user = super().save(commit=False)
-        if user.role != Role.ADMIN:
-            user.is_superuser = user.is_staff = False
-        if commit:
-            user.save()
-        return user
 
 
 class NewPasswordForm(UserPasswordForm):

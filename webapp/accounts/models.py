@@ -50,10 +50,13 @@ class SignInTry(models.Model):
 
 
 class AuditEntry(models.Model):
-    """Who did what to what, and when. Written by `audit.record`; never changed or deleted."""
+    """Who did what to what, and when. Written by `audit.record`; the database refuses to change or delete it.
+
+    `actor` is no constraint of the database: an entry keeps the number of somebody whose account was deleted.
+    """
 
     at = models.DateTimeField(auto_now_add=True, db_index=True)
-    actor = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    actor = models.ForeignKey(User, null=True, on_delete=models.DO_NOTHING, related_name="+", db_constraint=False)
     actor_name = models.CharField(max_length=150, blank=True)  # outlives the account
     action = models.CharField(max_length=40)  # launched, changed, excluded, exported …
     kind = models.CharField(max_length=40)  # of the thing: run, campaign, rater …
@@ -63,7 +66,7 @@ class AuditEntry(models.Model):
 
     class Meta:
         ordering: ClassVar = ["-at", "-id"]
-        indexes: ClassVar = [models.Index(fields=["kind", "number"])]
+        indexes: ClassVar = [models.Index(fields=["kind", "number"]), models.Index(fields=["action"])]
 
     def __str__(self) -> str:
         return f"{self.actor_name} {self.action} {self.kind} {self.label}"

@@ -10,10 +10,13 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
+from rso_core.errors import UserError
 from webapp.accounts.access import SignedInRequest, admin_required, signed_in_required
-from webapp.accounts.first_sign_in import first_sign_in_path, redeem
+from webapp.accounts.audit import address_of, record
+from webapp.accounts.first_sign_in import redeem
 from webapp.accounts.forms import ChangePasswordForm, NewPasswordForm, NewPersonForm, PersonForm, SignInForm
 from webapp.accounts.models import User
+from webapp.accounts.people import add_person, change_person, one_time_link
 
 _BACKEND = "django.contrib.auth.backends.ModelBackend"
 
@@ -27,7 +30,9 @@ def sign_in(request: HttpRequest) -> HttpResponseBase:
         return redirect(target)
     form = SignInForm(request, request.POST or None)
     if request.method == "POST" and form.is_valid() and form.user is not None:
-        login(request, form.user)
+        with transaction.atomic():
+            login(request, form.user)
+            record(form.user, "signed in", form.user, address=address_of(request))
         return redirect(target)
     return render(request, "accounts/sign_in.html", {"form": form, "next": target})
 
@@ -42,6 +47,8 @@ def _target(request: HttpRequest) -> str:
 @require_POST
 def sign_out(request: HttpRequest) -> HttpResponseBase:
     """End the session."""
+    if isinstance(request.user, User):
+        record(request.user, "signed out", request.user)
     logout(request)
     return redirect("login")
 
@@ -58,6 +65,7 @@ def first_sign_in(request: HttpRequest, token: str) -> HttpResponseBase:
     if request.method == "POST" and form.is_valid():
         form.save()
         login(request, user, backend=_BACKEND)
+        record(user, "chose a password", user, address=address_of(request))
         return redirect("home")
     response = render(request, "accounts/first_sign_in.html", {"form": form, "person": user})
     response["Referrer-Policy"] = "no-referrer"  # the address is the secret
@@ -71,8 +79,10 @@ def account(request: SignedInRequest) -> HttpResponse:
     """Show who is signed in, what the role allows, and change the password."""
     form = ChangePasswordForm(request.user, request.POST or None)
     if request.method == "POST" and form.is_valid():
-        form.save()
-        update_session_auth_hash(request, request.user)
+        with transaction.atomic():
+            form.save()
+            update_session_auth_hash(request, request.user)
+            record(request.user, "changed the password", request.user)
         messages.success(request, "Your password was changed. Other devices are signed out.")
         return redirect("account")
     return render(request, "accounts/account.html", {"form": form})
@@ -89,7 +99,7 @@ def new_person(request: SignedInRequest) -> HttpResponse:
     """Create an account and show its one-time link."""
     form = NewPersonForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
-        person = form.save()
+        person = add_person(**form.cleaned_data, by=request.user)
         return _person_with_link(request, person)
     return render(request, "accounts/new_person.html", {"form": form})
 
@@ -101,9 +111,13 @@ def person(request: SignedInRequest, pk: int) -> HttpResponse:
     someone = get_object_or_404(User, pk=pk)
     form = PersonForm(request.POST or None, instance=someone)
     if request.method == "POST" and form.is_valid():
-        form.save()
-        messages.success(request, f"{someone.username} was changed.")
-        return redirect("people")
+        try:
+            change_person(someone, **form.cleaned_data, by=request.user)
+        except UserError as error:
+            form.add_error(None, str(error))
+        else:
+            messages.success(request, f"{someone.username} was changed.")
+            return redirect("people")
     link = request.session.pop(f"link-{pk}", "")  # shown once
     return render(request, "accounts/person.html", {"form": form, "person": someone, "link": link})
 
@@ -116,5 +130,5 @@ def new_link(request: SignedInRequest, pk: int) -> HttpResponse:
 
 
 def _person_with_link(request: SignedInRequest, person: User) -> HttpResponse:
-    request.session[f"link-{person.pk}"] = request.build_absolute_uri(first_sign_in_path(person))
+    request.session[f"link-{person.pk}"] = request.build_absolute_uri(one_time_link(person, by=request.user))
     return redirect("person", pk=person.pk)

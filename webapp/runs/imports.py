@@ -5,6 +5,7 @@ from django.db import transaction
 
 from rso_core.errors import UserError
 from rso_core.plan import PlannedStage
+from webapp.accounts.audit import record
 from webapp.accounts.models import User
 from webapp.runs.models import UNSUCCESSFUL, Dataset, RegisteredModel, Stage
 from webapp.runs.services import ensure_stages
@@ -23,7 +24,10 @@ def retry_import(user: User, item: Imported) -> None:
     _refuse_others(user, item)
     stage = item.stage
     if stage is not None and has_failed(item):
-        ensure_stages([PlannedStage(stage.kind, stage.kind, stage.config, {}, stage.input_digests, stage.fingerprint)])
+        planned = PlannedStage(stage.kind, stage.kind, stage.config, {}, stage.input_digests, stage.fingerprint)
+        with transaction.atomic():
+            ensure_stages([planned])
+            record(user, "retried", item)
 
 
 def remove_failed(user: User, item: Imported) -> None:
@@ -33,6 +37,7 @@ def remove_failed(user: User, item: Imported) -> None:
         if item.stage is not None:
             Stage.objects.select_for_update().get(pk=item.stage.pk)  # no import finishes meanwhile
         unfinished = type(item)._default_manager.filter(pk=item.pk, digest="", stage__status__in=UNSUCCESSFUL)  # noqa: SLF001 - Django's public API
+        record(user, "removed", item)
         if not unfinished.delete()[0]:
             message = f"{item.name!r} is imported or being imported; only a failed import can be removed"
             raise UserError(message)

@@ -12,6 +12,7 @@ from rso_core.config import SCHEMA_VERSION, RunConfig
 from rso_core.errors import UserError
 from rso_core.plan import Plan, PlannedStage, build_plan, fingerprint_of
 from rso_core.run_data import RunData
+from webapp.accounts.audit import record
 from webapp.accounts.models import User
 from webapp.runs.artifacts import store
 from webapp.runs.completion import fill_dataset, fill_model
@@ -135,6 +136,7 @@ def create_run(
             for order, item in enumerate(plan.stages)
         )
         refresh_runs(Run.objects.filter(pk=run.pk))
+        record(user, "launched", run, **({"cloned_from": cloned_from.pk} if cloned_from else {}))
     run.refresh_from_db()
     return run
 
@@ -200,16 +202,17 @@ def _create_parts(planned: Sequence[PlannedStage], stages: Mapping[str, Stage]) 
     )
 
 
-def stop_run(*, run: Run) -> None:
+def stop_run(*, run: Run, by: User | None = None) -> None:
     """Withdraw a run's claim on its stages: those that no other live run wants stop. Does nothing to a finished run."""
     with transaction.atomic():
         lock_stages(Stage.objects.filter(run_stages__run=run))
-        Run.objects.filter(pk=run.pk, status__in=LIVE).update(status=Status.STOPPED, finished=Now())
+        if Run.objects.filter(pk=run.pk, status__in=LIVE).update(status=Status.STOPPED, finished=Now()):
+            record(by, "stopped", run)
         stop_unwanted(Stage.objects.filter(run_stages__run=run))
     run.refresh_from_db()
 
 
-def resume_run(*, run: Run) -> None:
+def resume_run(*, run: Run, by: User | None = None) -> None:
     """Go on with a run that was stopped or failed; finished stages and checkpoints are kept. Else does nothing."""
     with transaction.atomic():
         stages = lock_stages(Stage.objects.filter(run_stages__run=run))
@@ -218,6 +221,7 @@ def resume_run(*, run: Run) -> None:
             revive(stages)
             make_ready(stages)
             refresh_runs(Run.objects.filter(pk=run.pk))
+            record(by, "resumed", run)
     run.refresh_from_db()
 
 
@@ -262,9 +266,16 @@ def _import_dataset(dataset: Dataset, config: dict[str, Any], digests: dict[str,
         dataset.stage = _import_stage("import_dataset", config, digests)
         _refuse_taken("dataset", Dataset.objects.filter(name=dataset.name))
         dataset.save()
+        record(dataset.owner, "derived" if dataset.derived_from else "imported", dataset, **_origin(dataset))
         if dataset.stage.status == Status.DONE:
             fill_dataset(dataset, dataset.stage)
     return dataset
+
+
+def _origin(item: Dataset | RegisteredModel) -> dict[str, Any]:
+    """Return for the audit log where something comes from."""
+    source = getattr(item, "derived_from", None)
+    return {"source": item.source, "licence": item.licence} | ({"derived_from": source.pk} if source else {})
 
 
 def request_model_import(
@@ -283,6 +294,7 @@ def request_model_import(
         model.stage = _import_stage("import_model", dict(config), digests)
         _refuse_taken("model", RegisteredModel.objects.filter(name=name))
         model.save()
+        record(owner, "imported", model, **_origin(model))
         if model.stage.status == Status.DONE:
             fill_model(model, model.stage)
     return model

@@ -1,11 +1,18 @@
 """Who may change what somebody owns, and sharing it."""
 
-from django.core.exceptions import PermissionDenied
+from typing import TYPE_CHECKING, TypeAlias
 
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+
+from webapp.accounts.audit import record
 from webapp.accounts.models import User
 from webapp.runs.models import Dataset, RegisteredModel, Run
 
-Owned = Dataset | RegisteredModel | Run
+if TYPE_CHECKING:
+    from webapp.human_eval.models import Campaign
+
+Owned: TypeAlias = "Dataset | RegisteredModel | Run | Campaign"
 
 
 def may_change(user: User, item: Owned) -> bool:
@@ -19,6 +26,8 @@ def set_shared(user: User, item: Owned, *, shared: bool) -> str:
         message = f"only {item.owner.username} or an admin may change who sees {item.name}."
         raise PermissionDenied(message)
     item.shared = shared
-    item.save(update_fields=["shared"])
+    with transaction.atomic():
+        item.save(update_fields=["shared"])
+        record(user, "shared" if shared else "stopped sharing", item)
     seen_by = "every researcher sees it" if shared else f"only {item.owner.username} and admins see it"
     return f"{item.name}: {seen_by} from now on."

@@ -3,12 +3,14 @@
 from typing import Any
 
 from django.core.paginator import Paginator
+from django.db import transaction
 from django.http import Http404, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import conditional_page, require_POST, require_safe
 
 from rso_core.errors import UserError
 from webapp.accounts.access import SignedInRequest, researcher_required
+from webapp.accounts.audit import record, record_download
 from webapp.runs import dataset_rows, services, views_imports
 from webapp.runs.dataset_page import derive_name, lengths, page_context
 from webapp.runs.exports import csv_lines, download
@@ -110,6 +112,7 @@ def dataset_rows_file(request: SignedInRequest, pk: int) -> HttpResponseBase:
     """Download every kept row as a line of JSON."""
     item = _imported(request, pk)
     lines = dataset_rows.rows_as_json_lines(item.digest)
+    record_download(request, item, file="rows.jsonl")
     return download(lines, name=f"{item.name}.jsonl", content_type="application/x-ndjson")
 
 
@@ -119,6 +122,8 @@ def dataset_rejects_file(request: SignedInRequest, pk: int, ending: str) -> Http
     """Download the rejected rows with line number and reason, as JSON lines or CSV."""
     item = _imported(request, pk)
     name = f"{item.name}-rejected.{ending}"
+    if ending in {"csv", "jsonl"}:
+        record_download(request, item, file=f"rejected.{ending}")
     if ending == "csv":
         lines = csv_lines(dataset_rows.rejects(item.digest), dataset_rows.REJECT_COLUMNS)
         return download(lines, name=name, content_type="text/csv")
@@ -154,7 +159,9 @@ def measure_lengths(request: SignedInRequest, pk: int) -> HttpResponse:
     form = LengthsForm(request.POST, models=models)
     if not form.is_valid():
         return _page(request, item, lengths_form=form)
-    stage = request_lengths(dataset=item, **form.cleaned_data)
+    with transaction.atomic():
+        stage = request_lengths(dataset=item, **form.cleaned_data)
+        record(request.user, "measured the lengths of", item, model=form.cleaned_data["model"].name)
     return redirect(f"{item.get_absolute_url()}?profile={stage.pk}#lengths")
 
 

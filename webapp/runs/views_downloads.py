@@ -8,6 +8,7 @@ from django.http import Http404, HttpResponseBase, StreamingHttpResponse
 from django.views.decorators.http import require_safe
 
 from webapp.accounts.access import SignedInRequest, researcher_required
+from webapp.accounts.audit import record_download
 from webapp.runs.artifacts import store
 from webapp.runs.exports import csv_lines, download
 from webapp.runs.models import Pair, Run, RunStage, Stage, Status
@@ -37,6 +38,7 @@ def policy_zip(request: SignedInRequest, pk: int) -> HttpResponseBase:
     stage = _finished(run, "checkpoint_selection", "fitted policy")
     name = f"{_plain(run.name)}-policy"
     folder = store().path(stage.digest) / "model"
+    record_download(request, run, file="policy.zip")
     response = StreamingHttpResponse(zip_folder(folder, name), content_type="application/zip")
     response["Content-Disposition"] = f'attachment; filename="{name}.zip"'
     response["X-Content-Type-Options"] = "nosniff"
@@ -54,6 +56,7 @@ def pairs_jsonl(request: SignedInRequest, pk: int) -> HttpResponseBase:
     """Download the training pairs as JSON lines: prompt, chosen, rejected, as other trainers read them."""
     run = find_run(request, pk)
     rows = _pairs(_finished(run, "pairs", "training pairs"), ("prompt", "chosen", "rejected"))
+    record_download(request, run, file="pairs.jsonl")
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return download(lines, name=f"{_plain(run.name)}-pairs.jsonl", content_type="application/x-ndjson")
 
@@ -64,6 +67,7 @@ def pairs_csv(request: SignedInRequest, pk: int) -> HttpResponseBase:
     """Download the training pairs with their probabilities as CSV that no spreadsheet executes."""
     run = find_run(request, pk)
     rows = _pairs(_finished(run, "pairs", "training pairs"), _CSV_COLUMNS)
+    record_download(request, run, file="pairs.csv")
     return download(csv_lines(rows, _CSV_COLUMNS), name=f"{_plain(run.name)}-pairs.csv", content_type="text/csv")
 
 

@@ -14,6 +14,7 @@ from django.views.decorators.http import conditional_page, require_POST, require
 from rso_core.config import RunConfig, dump_run_config
 from rso_core.errors import UserError
 from webapp.accounts.access import SignedInRequest, View, researcher_required
+from webapp.accounts.audit import record_download
 from webapp.runs import services
 from webapp.runs.curves import run_curves
 from webapp.runs.exports import csv_lines, download
@@ -97,6 +98,7 @@ def _with_reports(shown: list[Run]) -> list[tuple[Run, System, dict[str, Any]]]:
 def runs_csv(request: SignedInRequest) -> HttpResponseBase:
     """Download the list of runs, searched and sorted as on the page, with their figures."""
     rows = (_as_row(*item) for item in _with_reports(list(_listed(request))))
+    record_download(request, "list of runs", file="runs.csv", query=request.GET.urlencode())
     return download(csv_lines(rows, _COLUMNS), name="runs.csv", content_type="text/csv")
 
 
@@ -199,6 +201,7 @@ def recipe_of(item: Run) -> str:
 def run_recipe(request: SignedInRequest, pk: int) -> HttpResponseBase:
     """Download the configuration of a run as YAML."""
     item = find_run(request, pk)
+    record_download(request, item, file="recipe.yaml")
     return download([recipe_of(item)], name=f"{item.name}.yaml", content_type="application/yaml")
 
 
@@ -207,7 +210,7 @@ def run_recipe(request: SignedInRequest, pk: int) -> HttpResponseBase:
 def stop_run(request: SignedInRequest, pk: int) -> HttpResponse:
     """Stop a run; what other runs need goes on."""
     item = _changeable_run(request, pk)
-    services.stop_run(run=item)
+    services.stop_run(run=item, by=request.user)
     messages.success(
         request, f"{item.name} is stopped. Finished stages and checkpoints remain; stages that other runs need go on."
     )
@@ -219,7 +222,7 @@ def stop_run(request: SignedInRequest, pk: int) -> HttpResponse:
 def resume_run(request: SignedInRequest, pk: int) -> HttpResponse:
     """Go on with a run that was stopped or failed."""
     item = _changeable_run(request, pk)
-    services.resume_run(run=item)
+    services.resume_run(run=item, by=request.user)
     messages.success(request, f"{item.name} goes on from what is finished and from its checkpoints.")
     return redirect(item)
 

@@ -5,6 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django.db import transaction
 
+from webapp.accounts.audit import record
 from webapp.accounts.first_sign_in import first_sign_in_path
 from webapp.accounts.models import Role, User
 
@@ -22,10 +23,14 @@ class Command(BaseCommand):
         admins = User.objects.filter(role=Role.ADMIN, is_active=True).select_for_update()
         if any(admin.has_usable_password() for admin in admins):
             return
-        admin = admins.first() or User.objects.create_user(
-            _free_name(), role=Role.ADMIN, is_staff=True, is_superuser=True
-        )
+        admin = admins.first() or _new_admin()
         self.stdout.write(first_sign_in_path(admin))
+
+
+def _new_admin() -> User:
+    admin = User.objects.create_user(_free_name(), role=Role.ADMIN, is_staff=True, is_superuser=True)
+    record(None, "added", admin, role=Role.ADMIN, by_command="first_admin")
+    return admin
 
 
 def _free_name() -> str:

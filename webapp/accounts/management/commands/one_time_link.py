@@ -6,8 +6,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
-from webapp.accounts.first_sign_in import first_sign_in_path
 from webapp.accounts.models import Role, User
+from webapp.accounts.people import add_person, one_time_link
 
 
 class Command(BaseCommand):
@@ -28,8 +28,8 @@ class Command(BaseCommand):
             if role is None:
                 message = f"there is nobody called {username!r}. Give --role to create the account"
                 raise CommandError(message)
-            person = User.objects.create_user(username, role=role)
+            person = add_person(username=username, role=role, by=None)
         if not person.is_active:
             message = f"the account {username!r} is switched off; an admin can switch it on"
             raise CommandError(message)
-        self.stdout.write(first_sign_in_path(person))
+        self.stdout.write(one_time_link(person, by=None))
