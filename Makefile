@@ -17,10 +17,10 @@ TORCH_INDEX ?=
 COVERAGE ?= 90
 SOURCES := rso_core webapp workers tests manage.py $(wildcard benchmarks)
 
-.PHONY: help setup up demo demo-real test test-long check fmt docs lock bench-import clean browser
+.PHONY: help setup up demo demo-real test test-long check fmt docs lock bench-import bench-coverage clean browser
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Settings: PORT=$(PORT) HOST=$(HOST) VENV=$(VENV) TORCH=$(TORCH) GPU_WORKERS=$(GPU_WORKERS) (0: one for each GPU);"; echo "  the rest is in deploy/env.example"
 
 setup: $(STAMP) ## Make .venv and install what is locked (instant the second time)
@@ -88,6 +88,9 @@ lock: $(STAMP) ## Pin the newest allowed versions: requirements/*.txt from requi
 
 bench-import: $(STAMP) ## Measure how fast preference files are imported
 	@$(PY) benchmarks/import_rows.py $(ARGS)
+
+bench-coverage: $(STAMP) ## Simulate campaigns and count how often the intervals and tests of human evaluation are right
+	@$(PY) benchmarks/human_eval_coverage.py $(ARGS)
 
 clean: ## Remove caches and the environment (the data in var/ stays)
 	@rm -rf $(VENV) $(VENV)-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov test-results
