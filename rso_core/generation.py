@@ -6,7 +6,7 @@ from its own seed alone, so its responses do not depend on the shard or the batc
 of the forward pass, which batch shapes change).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,27 @@ def generate(  # noqa: PLR0913 - every sampling setting is explicit
             for row, response in enumerate(sampled):
                 found[block[row // branches]].append(response)
     return found
+
+
+def generate_one(
+    lm: LanguageModel,
+    prompt: Sequence[int],
+    *,
+    temperature: float,
+    top_k: int,
+    max_new_tokens: int,
+    seed: int,
+    on_token: Callable[[int], None],
+) -> Response:
+    """Return the response that `generate` returns for this prompt and seed, telling its tokens as they are drawn."""
+    _check(lm, [prompt], max_new_tokens)
+    with torch.inference_mode():
+        uniforms = _uniforms(seed, max_new_tokens, 1).to(lm.device)
+        decoding = _Decoding(lm, [prompt], 1)
+        (response,) = _decode(
+            decoding, uniforms, temperature=temperature, top_k=top_k, on_drawn=lambda drawn: on_token(int(drawn[0]))
+        )
+    return response
 
 
 def _check(lm: LanguageModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
@@ -160,7 +181,14 @@ def decoder_start_id(lm: LanguageModel) -> int:
     return lm.pad_id if start is None else int(start)
 
 
-def _decode(decoding: _Decoding, uniforms: Tensor, *, temperature: float, top_k: int) -> list[Response]:
+def _decode(
+    decoding: _Decoding,
+    uniforms: Tensor,
+    *,
+    temperature: float,
+    top_k: int,
+    on_drawn: Callable[[Tensor], None] | None = None,
+) -> list[Response]:
     """Sample one response a row of `uniforms` [rows, steps]; compact the batch whenever half of it has finished."""
     rows, steps = uniforms.shape
     eos = decoding.lm.eos_id
@@ -173,6 +201,8 @@ def _decode(decoding: _Decoding, uniforms: Tensor, *, temperature: float, top_k:
         drawn = sample_tokens(logits, uniforms[active, step], temperature=temperature, top_k=top_k)
         drawn = torch.where(done[active], eos, drawn)
         tokens[active, step] = drawn
+        if on_drawn is not None:
+            on_drawn(drawn)
         done[active] |= drawn == eos
         going = ~done[active]
         if step + 1 == steps or not bool(going.any()):

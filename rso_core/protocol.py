@@ -52,8 +52,16 @@ class Log(_Message):
     message: str
 
 
+class Partial(_Message):
+    """The beginning of an answer that somebody waits for; each one replaces the one before."""
+
+    event: Literal["partial"] = "partial"
+    text: str
+    tokens: int
+
+
 class Result(_Message):
-    """The work is done and its artifact committed. `summary` is JSON; numbers of shards add up by name."""
+    """The work is done and its artifact committed (an answer in the playground has none). `summary` is JSON; numbers of shards add up by name."""
 
     event: Literal["result"] = "result"
     digest: str
@@ -69,7 +77,7 @@ class Failure(_Message):
     traceback: str = ""
 
 
-Event = Progress | Metrics | Log | Result | Failure
+Event = Progress | Metrics | Log | Partial | Result | Failure
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
 

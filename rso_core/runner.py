@@ -82,6 +82,7 @@ def _read(lines: IO[str], specs: "queue.SimpleQueue[StageSpec | None]") -> None:
 
 def serve(specs: Iterator[StageSpec | None], store: ArtifactStore, say: Callable[[Event], None]) -> None:
     """Answer each spec by exactly one Result or Failure."""
+    from rso_core.interactive import ANSWER, MODELS, answer
     from rso_core.stages import ModelCache, execute
 
     models, stage = ModelCache(), ""
@@ -89,10 +90,10 @@ def serve(specs: Iterator[StageSpec | None], store: ArtifactStore, say: Callable
         if spec is None:
             return
         if spec.fingerprint != stage:
-            models, stage = ModelCache(), spec.fingerprint
+            models, stage = ModelCache(MODELS if spec.kind == ANSWER else ModelCache.size), spec.fingerprint
             _free_memory()  # the next stage needs it
         try:
-            say(execute(spec, store, say, models))
+            say((answer if spec.kind == ANSWER else execute)(spec, store, say, models))
         except Exception as error:  # noqa: BLE001 - every failure is an answer
             say(failure_of(error, store.root))
 

@@ -56,6 +56,12 @@ class ModelCache:
         self._models[key] = model  # the last used is the last to go
         return model
 
+    def forget(self) -> bool:
+        """Drop every model and return whether there was one."""
+        there = bool(self._models)
+        self._models.clear()
+        return there
+
 
 @dataclass
 class Job:

@@ -67,6 +67,7 @@ INSTALLED_APPS = [
     "webapp.accounts",
     "webapp.runs",
     "webapp.human_eval",
+    "webapp.playground",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

@@ -23,10 +23,10 @@ def web(host: str, port: int) -> Command:
 
 
 def worker(queue: str, name: str) -> Command:
-    """Return a worker of one queue with one slot; of queue gpu there is one for each GPU."""
+    """Return a worker of one queue (and the playground's) with one slot; of queue gpu there is one for each GPU."""
     # Neither asking other workers at the start nor listening to their events: the database says what is due.
     options = "-c 1 --prefetch-multiplier 1 --without-mingle --without-gossip --loglevel WARNING"
-    return _command("-m celery -A workers.app worker", f"-Q {queue} -n {name}@%h", options)
+    return _command("-m celery -A workers.app worker", f"-Q {queue},interactive -n {name}@%h", options)
 
 
 def beat() -> Command:

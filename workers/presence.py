@@ -7,8 +7,10 @@ from typing import Any, Self
 
 from django.db import DatabaseError, InterfaceError, connection
 
+from webapp.playground import tidying
 from webapp.runs.failures import lease
 from webapp.runs.jobs import note_worker
+from webapp.runs.queue import INTERACTIVE
 from webapp.runs.reaper import reap
 
 _LONGEST_PAUSE_SECONDS = 10.0
@@ -28,7 +30,8 @@ class Presence(threading.Thread):
     @classmethod
     def of_consumer(cls, consumer: Any) -> Self:
         """Return the presence of the worker that a Celery consumer belongs to."""
-        queues = ",".join(sorted(consumer.app.amqp.queues.consume_from))
+        # Every worker serves the playground; the others say where it belongs.
+        queues = ",".join(sorted(set(consumer.app.amqp.queues.consume_from) - {INTERACTIVE}))
         return cls(name=consumer.hostname, queue=queues, slots=consumer.pool.num_processes)
 
     def run(self) -> None:
@@ -38,6 +41,7 @@ class Presence(threading.Thread):
             try:
                 note_worker(**self._row, slots=self._slots)
                 reap()
+                tidying.tidy()
             except (DatabaseError, InterfaceError) as error:
                 logger.warning("the database did not answer the reaper: %s", error)
             except Exception:

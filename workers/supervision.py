@@ -82,7 +82,7 @@ class _Supervision:
 
     def _try_to_report(self) -> None:
         self._reported = time.monotonic()
-        if _answered(lambda: jobs.record(self._claim, self._report)):
+        if answered(lambda: jobs.record(self._claim, self._report)):
             self._report = Report()
             self._watchdog.beat()
 
@@ -111,11 +111,11 @@ class _Supervision:
 
     def _store(self, write: Callable[[], None]) -> None:
         """Write, as often as the database needs to come back. The watchdog ends what hangs for ever."""
-        while not _answered(write):
+        while not answered(write):
             time.sleep(_TICK_SECONDS)
 
 
-def _answered(write: Callable[[], None]) -> bool:
+def answered(write: Callable[[], None]) -> bool:
     """Return whether the database answered. A lost connection is closed, so that the next call opens a new one."""
     try:
         write()

@@ -154,7 +154,7 @@ def worker(database_url: str, tmp_path: Path) -> Iterator[subprocess.Popen[bytes
         "RSO_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }
-    options = ["-Q", "gpu,cpu", "-c", "1", "-n", "journey@here", "--without-mingle", "--without-gossip", "-l", "info"]
+    options = ["-Q", "gpu,cpu,interactive", "-c", "1", "-n", "journey@here", "--without-mingle", "--without-gossip", "-l", "info"]
     command = [sys.executable, "-W", "ignore", "-m", "celery", "-A", "workers.app", "worker", *options]
     with (tmp_path / "worker.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)

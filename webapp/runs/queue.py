@@ -14,9 +14,12 @@ from django.conf import settings
 from django.db import transaction
 
 EXECUTE_STAGE = "execute_stage"
+ANSWER_QUESTIONS = "answer_questions"
 REAP = "reap"
+INTERACTIVE = "interactive"  # the queue of the playground: every worker listens to it
 
 _CONNECT_SECONDS = 3
+_INTERACTIVE_SECONDS = 30  # a busy worker may hold a ring; the database is looked at between two pieces of work anyway
 # Celery's own second would pass at every message, and be waited for by what is behind it.
 _POLL_SECONDS = 0.1
 # A person waits for the page that rings; the reaper rings again anyway.
@@ -77,3 +80,20 @@ def _send(stage: int, queue: str, times: int) -> None:
     except Exception:
         # Whatever the broker's library raises: the reaper rings again.
         logger.exception("could not ring for stage %s on queue %s", stage, queue)
+
+
+def ring_interactive(*, times: int = 1) -> None:
+    """Tell `times` workers, when the transaction has committed, that somebody waits in the playground."""
+    transaction.on_commit(lambda: _send_interactive(times), robust=True)
+
+
+def _send_interactive(times: int) -> None:
+    try:
+        with _sender() as sender:
+            for _ in range(times):
+                sender.send_task(
+                    ANSWER_QUESTIONS, queue=INTERACTIVE, ignore_result=True, retry=False, expires=_INTERACTIVE_SECONDS
+                )
+    except Exception:
+        # Whatever the broker's library raises: the reaper rings again.
+        logger.exception("could not ring for the playground")
