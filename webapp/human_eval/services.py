@@ -12,8 +12,33 @@ from django.db.models.functions import Now
 from rso_core.errors import UserError
 from webapp.accounts.audit import record
 from webapp.accounts.models import User
+from webapp.human_eval.changes import edit_campaign, leave_out, rename_systems
+from webapp.human_eval.creation import SystemChoice, create_campaign, remove_draft
+from webapp.human_eval.invitations import invite, invite_many, renew_panel_link, revoke, set_panel_link
+from webapp.human_eval.known_tasks import KnownTask, add_known_item, remove_known_item
 from webapp.human_eval.launching import make_slots, refuse_incomplete
 from webapp.human_eval.models import Campaign
+from webapp.human_eval.uploads import attach_file
+
+__all__ = [
+    "KnownTask",
+    "SystemChoice",
+    "add_known_item",
+    "attach_file",
+    "create_campaign",
+    "edit_campaign",
+    "invite",
+    "invite_many",
+    "leave_out",
+    "move",
+    "open_campaign",
+    "remove_draft",
+    "remove_known_item",
+    "rename_systems",
+    "renew_panel_link",
+    "revoke",
+    "set_panel_link",
+]
 
 _Status = Campaign.Status
 _DONE = {_Status.OPEN: "opened", _Status.PAUSED: "paused", _Status.CLOSED: "closed"}

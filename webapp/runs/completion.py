@@ -32,6 +32,11 @@ def record_completion(stage: Stage) -> None:
         hook(stage)
 
 
+def on_completion(kind: str, hook: Callable[[Stage], None]) -> None:
+    """Let another part of the product record what a finished stage of this kind made."""
+    _HOOKS[kind] = hook
+
+
 def fill_dataset(dataset: Dataset, stage: Stage) -> None:
     """Complete a dataset from its finished import. A dataset that is complete already stays as it is."""
     if dataset.digest:

@@ -1,0 +1,17 @@
+"""Human evaluation as Django sees it."""
+
+from django.apps import AppConfig
+
+
+class HumanEvalConfig(AppConfig):
+    """Takes the responses that stages have sampled."""
+
+    name = "webapp.human_eval"
+    verbose_name = "Human evaluation"
+
+    def ready(self) -> None:
+        """Ask to be told when a stage of kind `responses` has finished."""
+        from webapp.human_eval.responses import take_finished
+        from webapp.runs.completion import on_completion
+
+        on_completion("responses", take_finished)
