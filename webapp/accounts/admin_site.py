@@ -1,12 +1,25 @@
-"""Django's admin: a plain view of the tables for admins. Everything is changed on the product's own pages."""
+"""Django's admin for admins of the product: every table to look at, in the product's frame.
 
-from typing import Any
+Nothing is added or deleted here. What can be changed goes through the functions that the product's own pages use, so
+that every rule and every entry of the audit log has one place. The templates use none of Django's scripts and styles:
+the content security policy is that of every other page.
+"""
 
-from django.contrib.admin import AdminSite, ModelAdmin
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from django.contrib.admin import AdminSite, ModelAdmin, ShowFacets, display
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponseBase
+from django.db.models import Model
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils.http import urlencode
+from django.utils.safestring import SafeString
 
+from webapp.accounts.audit import kind_of
 from webapp.accounts.models import User
 
 
@@ -19,7 +32,7 @@ class StudioAdminSite(AdminSite):
     """Lets in who is an admin of the product; others sign in on the product's page."""
 
     site_title = site_header = "RSO Studio"
-    index_title = "Tables, to look at"
+    index_title = "Admin"
     enable_nav_sidebar = False
 
     def has_permission(self, request: HttpRequest) -> bool:
@@ -33,14 +46,44 @@ class StudioAdminSite(AdminSite):
             raise PermissionDenied(message)
         return redirect_to_login(request.GET.get("next") or "/admin/")
 
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """Show what needs attention above the list of tables."""
+        from webapp.human_eval.admin_overview import admin_overview  # knows every app, and so is above this one
+
+        return super().index(request, {"overview": admin_overview(), **(extra_context or {})})
+
+    def password_change(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:  # type: ignore[override]  # noqa: ARG002 - Django's signature
+        """Send admins to the one page that changes a password."""
+        return redirect("account")
+
+    def logout(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:  # type: ignore[override]  # noqa: ARG002 - Django's signature
+        """Leave signing out to the product's button."""
+        return redirect("account")
+
 
 site = StudioAdminSite(name="admin")
+
+
+def moment(column: str, label: str = "") -> Callable[[Any], SafeString]:
+    """Return a column that shows a time as "3 hours ago"."""
+
+    @display(description=label or column.replace("_", " "), ordering=column)
+    def shown(row: Model) -> SafeString:
+        from webapp.runs.templatetags.studio import ago
+
+        return ago(getattr(row, column))
+
+    return shown
 
 
 class ReadOnlyAdmin(ModelAdmin):  # type: ignore[type-arg]
     """Shows rows; nothing is added, changed or deleted here, so that every rule has one place."""
 
+    lede: ClassVar[str] = ""  # a sentence under the title of the list
     show_full_result_count = False  # counting every log line would be the slowest part of the page
+    show_facets = ShowFacets.NEVER
+    list_per_page = 50
+    actions = None
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         """Return whether this person is an admin."""
@@ -61,3 +104,13 @@ class ReadOnlyAdmin(ModelAdmin):  # type: ignore[type-arg]
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002 - Django's signature
         """Return that nobody deletes rows here."""
         return False
+
+    def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:  # noqa: ARG002 - Django's signature
+        """Show what the audit log says of this row."""
+        if not _is_admin(request):
+            raise PermissionDenied
+        row = self.get_object(request, unquote(object_id))
+        if row is None:
+            message = f"there is no {self.opts.verbose_name} {object_id}."
+            raise Http404(message)
+        return redirect(f"{reverse('audit_log')}?{urlencode({'kind': kind_of(row), 'number': row.pk})}")

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from webapp.accounts import views
+from webapp.accounts import views, views_audit
 
 urlpatterns = [
     path("sign-in/", views.sign_in, name="login"),
@@ -13,4 +13,6 @@ urlpatterns = [
     path("people/new/", views.new_person, name="new_person"),
     path("people/<int:pk>/", views.person, name="person"),
     path("people/<int:pk>/link/", views.new_link, name="new_link"),
+    path("audit/", views_audit.audit_log, name="audit_log"),
+    path("audit/audit.csv", views_audit.audit_csv, name="audit_csv"),
 ]

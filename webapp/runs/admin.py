@@ -2,7 +2,7 @@
 
 from django.contrib.admin import register
 
-from webapp.accounts.admin_site import ReadOnlyAdmin, site
+from webapp.accounts.admin_site import ReadOnlyAdmin, moment, site
 from webapp.runs.models import Dataset, RegisteredModel, Run, Shard, Stage, Worker
 
 
@@ -10,9 +10,10 @@ from webapp.runs.models import Dataset, RegisteredModel, Run, Shard, Stage, Work
 class DatasetAdmin(ReadOnlyAdmin):
     """Imported data."""
 
-    list_display = ("name", "kind", "owner", "shared", "rows_kept", "rows_rejected", "created")
+    list_display = ("name", "kind", "owner", "shared", "rows_kept", "rows_rejected", moment("created"))
     list_filter = ("kind", "task", "shared")
     list_select_related = ("owner",)
+    date_hierarchy = "created"
     search_fields = ("name", "source")
 
 
@@ -20,9 +21,10 @@ class DatasetAdmin(ReadOnlyAdmin):
 class RegisteredModelAdmin(ReadOnlyAdmin):
     """Language models."""
 
-    list_display = ("name", "family", "owner", "shared", "created")
+    list_display = ("name", "family", "owner", "shared", moment("created"))
     list_filter = ("family", "shared")
     list_select_related = ("owner",)
+    date_hierarchy = "created"
     search_fields = ("name", "source")
 
 
@@ -30,19 +32,22 @@ class RegisteredModelAdmin(ReadOnlyAdmin):
 class RunAdmin(ReadOnlyAdmin):
     """Recipes somebody launched."""
 
-    list_display = ("name", "status", "owner", "shared", "created", "finished")
+    list_display = ("name", "status", "owner", "shared", moment("created"), moment("finished"))
     list_filter = ("status", "shared")
     list_select_related = ("owner",)
-    search_fields = ("name",)
+    date_hierarchy = "created"
+    search_fields = ("name", "owner__username")
 
 
 @register(Stage, site=site)
 class StageAdmin(ReadOnlyAdmin):
     """Pieces of work, shared by runs."""
 
-    list_display = ("kind", "fingerprint", "status", "queue", "created", "finished")
+    list_display = ("kind", "fingerprint", "status", "queue", moment("created"), moment("finished"))
     list_filter = ("status", "queue", "kind")
+    date_hierarchy = "created"
     search_fields = ("fingerprint", "digest")
+    search_help_text = "Fingerprint or digest"
 
 
 @register(Shard, site=site)
@@ -52,10 +57,13 @@ class ShardAdmin(ReadOnlyAdmin):
     list_display = ("stage", "index", "status", "attempt", "failures", "worker", "lease_expires")
     list_filter = ("status",)
     list_select_related = ("stage",)
+    search_fields = ("stage__fingerprint", "worker")
 
 
 @register(Worker, site=site)
 class WorkerAdmin(ReadOnlyAdmin):
     """Processes that have been seen."""
 
-    list_display = ("name", "queue", "slots", "device", "seen")
+    list_display = ("name", "queue", "slots", "device", moment("seen"))
+    list_filter = ("queue",)
+    search_fields = ("name", "device")
