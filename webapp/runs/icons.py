@@ -35,5 +35,7 @@ ICONS: dict[str, str] = {
     "worker": '<rect x="2" y="3" width="12" height="4" rx="1"/><rect x="2" y="9" width="12" height="4" rx="1"/><path d="M4.5 5h.1M4.5 11h.1M8 5h3.5M8 11h3.5"/>',
     "file": '<path d="M4 1.8h5l3.2 3.2v9.2H4zM9 1.8V5h3.2"/>',
     "link": '<path d="M6.8 9.2a2.6 2.6 0 0 0 3.7 0l2.2-2.2a2.6 2.6 0 0 0-3.7-3.7l-.8.8M9.2 6.8a2.6 2.6 0 0 0-3.7 0L3.3 9a2.6 2.6 0 0 0 3.7 3.7l.8-.8"/>',
+    "flag": '<path d="M3.5 14.5v-12M3.5 3h8l-1.8 3 1.8 3h-8"/>',
+    "skip": '<path d="M3.5 3.5v9l6-4.5zM12.5 3.5v9"/>',
     "target": '<circle cx="8" cy="8" r="5.8"/><circle cx="8" cy="8" r="2.3"/>',
 }

@@ -13,7 +13,7 @@ from webapp.runs.overview import overview
 def home(request: SignedInRequest) -> HttpResponseBase:
     """Show Home to researchers; raters go to their own page."""
     if not request.user.may_research:
-        return redirect("account")
+        return redirect("rate")
     return render(request, "runs/home.html", {"overview": overview(request.user)})
 
 

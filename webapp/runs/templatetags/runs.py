@@ -1,5 +1,7 @@
 """Template filters of the pages of runs."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

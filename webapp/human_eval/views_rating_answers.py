@@ -1,0 +1,147 @@
+"""Answers: taken once, asked about when something is missing or contradicts itself, changed while they are the last."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponseBase, JsonResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods
+
+from rso_core.errors import UserError
+from webapp.human_eval.assignment import Outcome, change, heartbeat, submit
+from webapp.human_eval.models import Answer, Campaign, EndedLease, Item, Rater, Slot
+from webapp.human_eval.rater_access import RaterRequest, rater_required
+from webapp.human_eval.rating_forms import AnswerForm, said_before, sent_draft
+from webapp.human_eval.rating_pages import TaskPage, task_page
+from webapp.human_eval.rating_requests import (
+    LOST,
+    asked_campaign,
+    handed_out,
+    own_answers,
+    page_of,
+    sent_token,
+    task_response,
+)
+
+_UNPROCESSABLE = 422
+
+
+def _wants_json(request: HttpRequest) -> bool:
+    return request.headers.get("Accept") == "application/json"
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@rater_required
+def rate_last(request: RaterRequest, pk: int) -> HttpResponseBase:
+    """Show this rater's own last answer, and change it."""
+    campaign, _ = asked_campaign(request, pk)
+    last = own_answers(campaign, request.rater).order_by("-submitted", "-pk").select_related("item").first()
+    if last is None:
+        messages.warning(request, "You have not answered anything here yet.")
+        return redirect("rate_campaign", pk)
+    if request.method != "POST":
+        return task_response(request, campaign, _edit_page(last, campaign, request.rater, said_before(last)))
+    if request.POST.get("token") != str(last.client_id):
+        messages.warning(request, "You have answered another task meanwhile. This is that answer.")
+        return redirect("rate_last", pk)
+    return _changed(request, campaign, last)
+
+
+def answered(request: RaterRequest, campaign: Campaign) -> HttpResponseBase:
+    """Store what was sent; ask again for what is missing, and once about a contradiction."""
+    form = AnswerForm(campaign, request.POST)
+    lease = handed_out(sent_token(request), request.rater, campaign)
+    if lease is None:
+        return _refused(request, campaign, LOST)
+    if not form.is_valid():
+        return _again(request, campaign, lease, form)
+    verdict = form.verdict(lease.order)
+    if form.asks_about(verdict):
+        return _again(request, campaign, lease, form, asks=True)
+    sent = form.cleaned_data
+    try:
+        answer, outcome = submit(
+            sent["token"],
+            verdict,
+            rater=request.rater,
+            client_id=sent["client_id"],
+            active_ms=max(0, sent["active_ms"] or 0),
+        )
+    except UserError as error:
+        return _refused(request, campaign, str(error))
+    return _saved(request, campaign, said_of(answer, outcome), practice=lease.item.kind == Item.Kind.QUALIFICATION)
+
+
+def said_of(answer: Answer, outcome: Outcome) -> str:
+    """Return what became of an answer, in a sentence for its rater."""
+    if outcome == Outcome.SURPLUS:
+        return f"Your answer is kept, but does not count: {answer.surplus_reason}."
+    return {
+        Outcome.STORED: "Saved.",
+        Outcome.ALREADY: "This answer was saved before. It counts once.",
+        Outcome.CHANGED: "Your answer to this task was changed.",
+    }[outcome]
+
+
+def _saved(request: RaterRequest, campaign: Campaign, sentence: str, *, practice: bool) -> HttpResponseBase:
+    url = reverse("rate_feedback" if practice else "rate_campaign", args=[campaign.pk])
+    if _wants_json(request):
+        return JsonResponse({"ok": True, "say": sentence, "go": url if practice else ""})
+    if not practice:
+        messages.success(request, sentence)
+    return redirect(url)
+
+
+def _refused(request: RaterRequest, campaign: Campaign, sentence: str) -> HttpResponseBase:
+    sentence = sentence[:1].upper() + sentence[1:]
+    if _wants_json(request):
+        return JsonResponse({"ok": False, "say": sentence}, status=_UNPROCESSABLE)
+    messages.error(request, sentence)
+    return redirect("rate_campaign", campaign.pk)
+
+
+def _again(
+    request: RaterRequest, campaign: Campaign, lease: Slot | EndedLease, form: AnswerForm, *, asks: bool = False
+) -> HttpResponseBase:
+    """Show the task again with what was filled in."""
+    if _wants_json(request):
+        return JsonResponse({"ok": False, "asks": asks, "say": " ".join(form.problems)}, status=_UNPROCESSABLE)
+    draft = sent_draft(campaign, request.POST)
+    heartbeat(sent_token(request), rater=request.rater, active_ms=0, draft=draft)
+    page = page_of(lease, campaign, request.rater, said=draft, form=form)
+    page.asks = asks
+    page.client_id = str(form.cleaned_data.get("client_id") or page.client_id)
+    return task_response(request, campaign, page)
+
+
+def _changed(request: RaterRequest, campaign: Campaign, last: Answer) -> HttpResponseBase:
+    form = AnswerForm(campaign, request.POST)
+    valid = form.is_valid()
+    verdict = form.verdict(last.order) if valid else None
+    if verdict is None or form.asks_about(verdict):
+        page = _edit_page(last, campaign, request.rater, sent_draft(campaign, request.POST), form)
+        page.asks = valid
+        return task_response(request, campaign, page)
+    try:
+        change(last, verdict)
+    except UserError as error:
+        return _refused(request, campaign, str(error))
+    messages.success(request, "Your last answer was changed.")
+    return redirect("rate_campaign", campaign.pk)
+
+
+def _edit_page(last: Answer, campaign: Campaign, rater: Rater, said: Any, form: AnswerForm | None = None) -> TaskPage:
+    page = task_page(
+        last.item,
+        last.order,
+        campaign=campaign,
+        said=said,
+        form=form,
+        heading="My last answer",
+        submit_url=reverse("rate_last", args=[campaign.pk]),
+        rater=rater,
+    )
+    page.mode, page.token = "edit", str(last.client_id)
+    page.lede = "What you said before is kept beside the change."
+    return page
