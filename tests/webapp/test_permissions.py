@@ -11,12 +11,13 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from tests.webapp.graphs import DIAMOND, run_of
 from tests.webapp.work import imported, json_lines, pairs
 from webapp.accounts.models import User
+from webapp.human_eval.models import Campaign
 from webapp.runs.models import Dataset, RegisteredModel, Run, Stage
 
 pytestmark = pytest.mark.django_db
 
-PUBLIC = {"login", "logout", "first_sign_in"}
-FOR_EVERYBODY = PUBLIC | {"account", "home"}  # home sends raters to their account
+PUBLIC = {"login", "logout", "first_sign_in", "rate_invitation", "rate_panel"}
+FOR_EVERYBODY = PUBLIC | {"account", "home"}  # home sends raters to what they may rate
 FOR_ADMINS = {"people", "new_person", "person", "new_link"}
 
 
@@ -30,6 +31,7 @@ def patterns(resolver: URLResolver) -> Iterator[URLPattern]:
 
 
 NAMES = {str(pattern.name): pattern for pattern in patterns(get_resolver())}
+FOR_RATERS = {name for name in NAMES if name.split("_")[0] == "rate"} - PUBLIC
 
 
 @pytest.fixture
@@ -45,7 +47,17 @@ def private(admin: User) -> dict[str, Any]:
         queue="cpu",
         input_digests={"preferences": dataset.digest, "base": "b" * 64},
     )
-    return {"runs": run, "datasets": dataset, "models": model, "people": admin, "profile": profile}
+    campaign = Campaign.objects.create(
+        owner=admin, name="secret campaign", title="Rate", task="dialogue", status="open"
+    )
+    return {
+        "campaigns": campaign,
+        "runs": run,
+        "datasets": dataset,
+        "models": model,
+        "people": admin,
+        "profile": profile,
+    }
 
 
 def address(name: str, private: dict[str, Any]) -> str:
@@ -56,6 +68,7 @@ def address(name: str, private: dict[str, Any]) -> str:
     if "pk" in wanted:
         path = reverse(name, kwargs={**wanted, "pk": 0})
         kind = "profile" if "/profile/" in path else path.split("/")[1]
+        kind = "campaigns" if kind == "rate" else kind
         wanted["pk"] = private[kind].pk
     return reverse(name, kwargs=wanted)
 
@@ -75,7 +88,9 @@ def statuses(responses: dict[str, HttpResponse]) -> dict[str, int]:
 
 
 def about_things(private: dict[str, Any]) -> set[str]:
-    return {name for name in set(NAMES) - FOR_EVERYBODY - FOR_ADMINS if "pk" in NAMES[name].pattern.converters}
+    return {
+        name for name in set(NAMES) - FOR_EVERYBODY - FOR_ADMINS - FOR_RATERS if "pk" in NAMES[name].pattern.converters
+    }
 
 
 def test_visitors_are_sent_to_the_sign_in_page_from_everywhere(client: Client, private: dict[str, Any]) -> None:
@@ -86,11 +101,14 @@ def test_visitors_are_sent_to_the_sign_in_page_from_everywhere(client: Client, p
     assert Run.objects.get().status != "stopped"
 
 
-def test_raters_see_their_account_and_nothing_else(client: Client, rater: User, private: dict[str, Any]) -> None:
+def test_raters_see_rating_pages_their_account_and_nothing_else(
+    client: Client, rater: User, private: dict[str, Any]
+) -> None:
     client.force_login(rater)
-    assert client.get("/")["Location"] == "/account/"
+    assert client.get("/")["Location"] == "/rate/"
     assert client.get("/account/").status_code == 200
-    found = statuses(answers(client, private, set(NAMES) - FOR_EVERYBODY))
+    assert client.get("/rate/").status_code == 200
+    found = statuses(answers(client, private, set(NAMES) - FOR_EVERYBODY - FOR_RATERS))
     assert {name: status for name, status in found.items() if status != 403} == {}
 
 
@@ -105,6 +123,16 @@ def test_researchers_do_not_learn_that_somebody_elses_private_things_exist(
         body = client.get(page).content.decode()
         assert "posts" not in body
         assert "tiny" not in body
+
+
+def test_researchers_and_admins_who_know_the_systems_may_not_rate(
+    client: Client, researcher: User, admin: User, private: dict[str, Any]
+) -> None:
+    for user in (researcher, admin):
+        client.force_login(user)
+        found = answers(client, private, FOR_RATERS)
+        assert set(statuses(found).values()) == {403}
+        assert "Rating pages are for raters" in found["rate"].content.decode()
 
 
 def test_researchers_may_not_open_the_pages_of_admins(
