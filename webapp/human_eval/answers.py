@@ -10,7 +10,7 @@ from django.db.models.functions import Now
 
 from rso_core.errors import UserError
 from webapp.human_eval.known_items import settle_qualification
-from webapp.human_eval.leases import end_lease, lock_participation, lock_slots, locked_lease, seat
+from webapp.human_eval.leases import end_leases, is_main, lock_participation, lock_slots, locked_lease, seat
 from webapp.human_eval.models import (
     Answer,
     AnswerVersion,
@@ -161,28 +161,27 @@ def _new_answer(
 def _seat(answer: Answer, part: Participation, lease: Slot | EndedLease) -> None:
     """Decide whether a new answer counts, and give it its slot."""
     closed = part.campaign.status == Campaign.Status.CLOSED
-    slot = lease if isinstance(lease, Slot) else lease.slot
-    if isinstance(lease, Slot) and not closed:
-        seat(answer, lease)
-    elif isinstance(lease, Slot):
-        end_lease(lease, EndedLease.Why.CLOSED)
-        _set_aside(answer, slot if answer.item.kind == Item.Kind.MAIN else None, _CLOSED)
-    else:
+    if isinstance(lease, EndedLease):
         _seat_late(answer, part, lease, closed=closed)
+    elif closed:
+        end_leases([lease], EndedLease.Why.CLOSED)
+        _set_aside(answer, lease if is_main(lease) else None, _CLOSED)
+    else:
+        seat([(answer, lease)])
 
 
 def _seat_late(answer: Answer, part: Participation, lease: EndedLease, *, closed: bool) -> None:
     """Count work whose lease had ended if its slot is free all the same, else say why it does not count."""
     slot = next(iter(lock_slots(Slot.objects.filter(ended_leases=lease))), None)
     Skip.objects.filter(item=answer.item, rater=part.rater).delete()
-    if Exclusion.objects.filter(campaign=part.campaign, rater=part.rater, lifted=None).exists():
-        answer.standing, answer.slot = _Standing.EXCLUDED, slot
-    elif closed:
+    if closed:
         _set_aside(answer, slot, _CLOSED)
+    elif Exclusion.objects.filter(campaign=part.campaign, rater=part.rater, lifted=None).exists():
+        answer.standing, answer.slot = _Standing.EXCLUDED, slot
     elif has_had_enough(part.campaign, part.rater):
         _set_aside(answer, slot, _OVER_MAXIMUM)
     elif slot is not None and slot.status == Slot.Status.OPEN:
-        seat(answer, slot)
+        seat([(answer, slot)])
     else:
         _set_aside(answer, slot, _LATE[EndedLease.Why(lease.why)])
 

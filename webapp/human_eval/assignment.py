@@ -20,7 +20,7 @@ from rso_core.errors import UserError
 from webapp.human_eval.answers import Outcome, Verdict, change, flag, submit
 from webapp.human_eval.claim_sql import CLAIM, slot_of
 from webapp.human_eval.known_items import check_positions, hand_out, settle_qualification
-from webapp.human_eval.leases import end_lease, lock_participation, locked_lease, not_joined
+from webapp.human_eval.leases import end_leases, lock_participation, locked_lease, not_joined
 from webapp.human_eval.models import Answer, Campaign, EndedLease, Item, Rater, Skip, Slot
 from webapp.human_eval.rater_text import bounded_text, cleaned_draft
 from webapp.human_eval.standing import Standing, standing
@@ -191,6 +191,6 @@ def skip(token: UUID, *, rater: Rater, reason: str, note: str = "") -> None:
             item_id=lease.item_id, rater=rater, defaults={"reason": reason, "note": bounded_text(note, "note")}
         )
         if isinstance(lease, Slot):
-            end_lease(lease, EndedLease.Why.SKIPPED)
+            end_leases([lease], EndedLease.Why.SKIPPED)
         if lease.item.kind == Item.Kind.QUALIFICATION:
             settle_qualification(part)

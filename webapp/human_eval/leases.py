@@ -6,6 +6,7 @@ starts after the lock is held. Locks are taken in one direction: campaign, parti
 answers. And all time is the database's.
 """
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -26,6 +27,8 @@ def order_of(base_order: str, number: int) -> str:
     row = base_order[shift:] + base_order[:shift]
     return row[::-1] if number // len(base_order) % 2 else row
 
+
+_SEATED = ("status", "rater", "order", "token", "claimed", "shown", "lease_expires", "ahead", "active_ms", "draft")
 
 # The same for SQL, of a slot `slot` and its item `item`.
 ORDER_SQL = """
@@ -81,21 +84,15 @@ def lock_slots(slots: QuerySet[Slot]) -> list[Slot]:
     return list(slots.order_by("pk").select_for_update(no_key=True, of=("self",)).select_related("item"))
 
 
-def end_lease(slot: Slot, why: EndedLease.Why) -> None:
-    """Take a locked, leased slot from its rater and remember the lease. A slot of a main item goes to somebody else."""
-    main = slot.item.kind == Item.Kind.MAIN
+def end_leases(slots: Sequence[Slot], why: EndedLease.Why) -> None:
+    """Take locked slots from their rater and remember the leases. Those of main items are open for anybody then."""
     kept = ("token", "item_id", "rater_id", "order", "claimed", "shown", "active_ms", "draft")
-    values: dict[str, Any] = {name: getattr(slot, name) for name in kept}
-    EndedLease.objects.create(**values, slot_id=slot.pk if main else None, why=why)
-    if main:
-        release(slot)
-    else:
-        slot.delete()  # it was made for this rater, and nobody else may have it
-
-
-def release(slot: Slot) -> None:
-    """Open a locked slot for anybody."""
-    Slot.objects.filter(pk=slot.pk).update(
+    ended = []
+    for slot in slots:
+        values: dict[str, Any] = {name: getattr(slot, name) for name in kept}
+        ended.append(EndedLease(**values, slot=slot if is_main(slot) else None, why=why))
+    EndedLease.objects.bulk_create(ended)
+    Slot.objects.filter(pk__in=[slot.pk for slot in slots if is_main(slot)]).update(
         status=Slot.Status.OPEN,
         rater=None,
         token=None,
@@ -107,20 +104,23 @@ def release(slot: Slot) -> None:
         active_ms=0,
         draft=None,
     )
+    # They were made for this rater, and nobody else may have them.
+    Slot.objects.filter(pk__in=[slot.pk for slot in slots if not is_main(slot)]).delete()
 
 
-def seat(answer: Answer, slot: Slot) -> None:
-    """Let an answer count in a locked slot that is leased to its rater or open; the answer is still to be saved."""
-    Slot.objects.filter(pk=slot.pk).update(
-        status=Slot.Status.SUBMITTED,
-        rater=answer.rater,
-        token=slot.token or uuid4(),
-        order=answer.order,
-        ahead=False,
-        claimed=slot.claimed or answer.submitted,
-        shown=slot.shown or slot.claimed or answer.submitted,
-        lease_expires=slot.lease_expires or answer.submitted,
-        active_ms=answer.active_ms,
-        draft=None,
-    )
-    answer.standing, answer.slot, answer.surplus_reason = Answer.Standing.COUNTED, slot, ""
+def is_main(slot: Slot) -> bool:
+    """Return whether anybody else may have the slot."""
+    return slot.item.kind == Item.Kind.MAIN
+
+
+def seat(answers: Sequence[tuple[Answer, Slot]]) -> None:
+    """Let answers count in locked slots that are leased to their rater or open; the answers are still to be saved."""
+    for answer, slot in answers:
+        slot.status, slot.rater, slot.order = Slot.Status.SUBMITTED, answer.rater, answer.order
+        slot.token = slot.token or uuid4()
+        slot.claimed = slot.claimed or answer.submitted
+        slot.shown = slot.shown or slot.claimed
+        slot.lease_expires = slot.lease_expires or answer.submitted
+        slot.ahead, slot.active_ms, slot.draft = False, answer.active_ms, None
+        answer.standing, answer.slot, answer.surplus_reason = Answer.Standing.COUNTED, slot, ""
+    Slot.objects.bulk_update([slot for _, slot in answers], _SEATED, batch_size=500)
