@@ -1,8 +1,7 @@
 """The web application as one ASGI process.
 
 Django runs on threads behind a WSGI bridge, so that each thread keeps its database connection: as ASGI handlers
-its views would open one for every request. Whatever is to stand beside Django in this process is mounted here,
-before it.
+its views would open one for every request. The playground, which is Gradio's, stands beside it in this process.
 """
 
 import os
@@ -18,8 +17,11 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 
 
 def _application() -> Any:
+    from webapp.playground.mount import Playground  # reads people, who are there once the settings are
+
     bridged: Any = WSGIMiddleware(django_application, workers=settings.WEB_THREADS)
-    return ProxyHeadersMiddleware(bridged, trusted_hosts=settings.TRUSTED_PROXIES)
+    served: Any = Playground(bridged)
+    return ProxyHeadersMiddleware(served, trusted_hosts=settings.TRUSTED_PROXIES)
 
 
 application = _application()

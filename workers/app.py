@@ -3,8 +3,8 @@
 Celery carries messages and keeps worker processes alive; what is due, who does it and what came of it stands in
 the database. So messages are acknowledged early, hold a stage's id and nothing else, and no result is kept.
 
-    celery -A workers.app worker -Q gpu -c 1 -n gpu@%h     one per GPU
-    celery -A workers.app worker -Q cpu -c 1 -n cpu@%h
+    celery -A workers.app worker -Q gpu,interactive -c 1 -n gpu@%h     one per GPU
+    celery -A workers.app worker -Q cpu,interactive -c 1 -n cpu@%h
     celery -A workers.app beat
 """
 
@@ -20,11 +20,11 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 os.environ.setdefault("CELERY_SKIP_CHECKS", "1")  # they would load every page; the web process makes them
 django.setup()
 
-from webapp.runs.queue import REAP, broker_settings  # noqa: E402 - needs the settings
+from webapp.runs.queue import FORGET_UPLOADS, REAP, broker_settings  # noqa: E402 - needs the settings
 from workers.lifeline import die_with_parent  # noqa: E402
 from workers.presence import Presence  # noqa: E402
 
-REAP_SECONDS = 5.0
+REAP_SECONDS, HOUR = 5.0, 3600.0
 
 app = Celery("rso-studio")
 app.conf.update(
@@ -36,7 +36,8 @@ app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=False,
     beat_scheduler="celery.beat:Scheduler",  # in memory: nothing of one entry is worth keeping
     beat_schedule={
-        "reap": {"task": REAP, "schedule": REAP_SECONDS, "options": {"queue": "cpu", "expires": REAP_SECONDS}}
+        "reap": {"task": REAP, "schedule": REAP_SECONDS, "options": {"queue": "cpu", "expires": REAP_SECONDS}},
+        "forget uploads": {"task": FORGET_UPLOADS, "schedule": HOUR, "options": {"queue": "cpu", "expires": HOUR}},
     },
 )
 
