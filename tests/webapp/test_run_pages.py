@@ -13,12 +13,14 @@ from rso_core.protocol import Log, Progress
 from tests.webapp.made_runs import config_of, finish_run, launched, signed_in
 from webapp.accounts.models import User
 from webapp.runs import jobs
+from webapp.runs.artifacts import store
 from webapp.runs.curves import MOST_POINTS, run_curves, thinned
 from webapp.runs.estimates import measured_speeds
 from webapp.runs.failures import Failed
 from webapp.runs.models import LogLine, MetricPoint, Run, RunStage, Stage, Status
 from webapp.runs.progress import run_progress
 from webapp.runs.run_graph import edges_of, run_graph
+from webapp.runs.run_results import _read_side_by_sides
 
 pytestmark = pytest.mark.django_db
 
@@ -189,6 +191,18 @@ def test_a_report_that_was_removed_from_the_store_leaves_the_page_standing(brows
     page = text(browser.get(f"/runs/{run.pk}/"))
     assert "78.1\u00a0%" in page
     assert "Five side by side" not in page
+
+
+def test_a_report_that_comes_back_into_the_store_is_shown_again(browser: Client, run: Run) -> None:
+    finish_run(run)
+    folder = store().path(stage_of(run, "report").digest)
+    _read_side_by_sides.cache_clear()
+    away = folder.rename(folder.with_name("away"))
+    try:
+        assert "Five side by side" not in text(browser.get(f"/runs/{run.pk}/"))
+    finally:
+        away.rename(folder)
+    assert "Five side by side" in text(browser.get(f"/runs/{run.pk}/"))
 
 
 def test_a_failure_says_why_and_what_to_do(browser: Client, run: Run, admin: User) -> None:

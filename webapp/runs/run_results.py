@@ -117,14 +117,19 @@ def _rates(report: Mapping[str, Any]) -> list[Rate]:
     ]
 
 
-@lru_cache(maxsize=64)
 def side_by_sides(digest: str) -> tuple[Mapping[str, Any], ...]:
-    """Return the examples of a report; none when its file was removed from the store."""
+    """Return the examples of a report; none while its file is not in the store."""
     try:
-        path = store().files(digest, "report.json")[0]
-        return tuple(json.loads(path.read_text(encoding="utf-8"))["side_by_sides"])
+        return _read_side_by_sides(store().url, digest)
     except (UserError, FileNotFoundError):
         return ()
+
+
+@lru_cache(maxsize=64)
+def _read_side_by_sides(_: str, digest: str) -> tuple[Mapping[str, Any], ...]:
+    # An exception is not remembered, so a file that comes back is found.
+    path = store().files(digest, "report.json")[0]
+    return tuple(json.loads(path.read_text(encoding="utf-8"))["side_by_sides"])
 
 
 def results_as_json(results: Results) -> dict[str, Any]:
