@@ -15,7 +15,8 @@ from typing import Any, Literal
 from django.db import transaction
 
 from rso_core.errors import UserError
-from webapp.accounts.models import User
+from webapp.accounts.audit import record
+from webapp.accounts.models import AuditEntry, User
 from webapp.human_eval.models import Answer, Campaign, Item
 from webapp.runs.artifacts import store
 from webapp.runs.models import Dataset
@@ -119,6 +120,15 @@ def pair_lines(pairs: PreferencePairs) -> Iterator[str]:
     return (json.dumps(row, ensure_ascii=False) + "\n" for row in pairs.rows)
 
 
+def datasets_of(campaign: Campaign, user: User) -> list[Dataset]:
+    """Return the preference datasets that were made of a campaign and that this person may see, the latest first."""
+    exported = AuditEntry.objects.filter(
+        action="exported", kind="campaign", number=campaign.pk, details__what="preferences"
+    )
+    made = [details["dataset"] for details in exported.values_list("details", flat=True)]
+    return list(Dataset.objects.visible_to(user).filter(pk__in=made).select_related("stage").order_by("-created"))
+
+
 def make_preference_dataset(*, campaign: Campaign, owner: User, name: str, by: By) -> tuple[Dataset, PreferencePairs]:
     """Write the pairs as an upload and ask a worker to import it. Raises UserError when there are none or the name is taken."""
     pairs = preference_pairs(campaign, by=by)
@@ -143,6 +153,7 @@ def make_preference_dataset(*, campaign: Campaign, owner: User, name: str, by: B
         # Prompts of a private campaign are not shown to everybody by way of what was made from it.
         dataset.shared = campaign.shared
         dataset.save(update_fields=["shared"])
+        record(owner, "exported", campaign, what="preferences", by=by, dataset=dataset.pk, pairs=len(pairs.rows))
     return dataset, pairs
 
 

@@ -13,6 +13,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("<int:pk>/answers.jsonl", views_results_exports.answers_jsonl, name="campaign_answers_jsonl"),
     path("<int:pk>/items.jsonl", views_results_exports.items_jsonl, name="campaign_items_jsonl"),
     path("<int:pk>/preferences/", views_results_exports.preferences, name="campaign_preferences"),
+    path("<int:pk>/preferences/live/", views_results_exports.preferences_live, name="campaign_preferences_live"),
     path("<int:pk>/items/", views_results_items.items, name="campaign_items"),
     path("<int:pk>/items/<int:index>/", views_results_items.item, name="campaign_item"),
     path("<int:pk>/flags/<int:flag>/settle/", views_results_items.settle_flag, name="settle_flag"),

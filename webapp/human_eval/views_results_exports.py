@@ -4,16 +4,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from django import forms
+from django.contrib import messages
 from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import conditional_page, require_http_methods, require_safe
 
 from rso_core.errors import UserError
 from webapp.accounts.access import SignedInRequest, researcher_required
 from webapp.accounts.audit import record
 from webapp.human_eval.exports import COLUMNS, answer_rows, item_lines, json_lines
 from webapp.human_eval.models import Campaign
-from webapp.human_eval.preference_export import make_preference_dataset, preference_pairs
+from webapp.human_eval.preference_export import datasets_of, make_preference_dataset, preference_pairs
 from webapp.human_eval.results import campaign_figures
 from webapp.human_eval.results_page import Row, results_page
 from webapp.human_eval.results_systems import MEASURES, shown_systems
@@ -113,6 +114,7 @@ def preferences(request: SignedInRequest, pk: int) -> HttpResponse:
             form.add_error(None, f"{str(error)[0].upper()}{str(error)[1:]}.")
     context = {
         **frame(request, campaign, "results"), "form": form,
+        "made": datasets_of(campaign, request.user),
         "previews": [(words, preference_pairs(campaign, by=by)) for by, words in _ways()],
     }  # fmt: skip
     return render(request, "human_eval/results_preferences.html", context)
@@ -127,6 +129,17 @@ def _made(request: SignedInRequest, campaign: Campaign, values: dict[str, Any]) 
     dataset, pairs = make_preference_dataset(
         campaign=campaign, owner=request.user, name=values["name"], by=values["by"]
     )
-    details = {"what": "preferences", "by": values["by"], "dataset": dataset.pk, "pairs": len(pairs.rows)}
-    record(request.user, "exported", campaign, **details)
-    return redirect(dataset)
+    messages.success(
+        request, f"{dataset.name}: {len(pairs.rows):,} pairs of {pairs.used:,} tasks. A worker imports it now."
+    )
+    return redirect("campaign_preferences", campaign.pk)
+
+
+@require_safe
+@conditional_page
+@researcher_required
+def preferences_live(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Return the polled list of the datasets that were made of a campaign."""
+    campaign = find_campaign(request, pk)
+    made = datasets_of(campaign, request.user)
+    return render(request, "human_eval/_results_datasets.html", {"campaign": campaign, "made": made})

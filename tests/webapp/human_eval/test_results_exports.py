@@ -130,7 +130,9 @@ def test_a_preference_dataset_is_made_imported_and_offered_by_the_form_of_a_new_
     assert "2 of 4" in page
     response = client.post(f"/campaigns/{campaign.pk}/preferences/", {"name": "chosen by people", "by": "majority"})
     dataset = Dataset.objects.get(name="chosen by people")
-    assert response["Location"] == dataset.get_absolute_url()
+    made = response["Location"]
+    assert made == f"/campaigns/{campaign.pk}/preferences/"
+    assert "Launch a run with it" not in client.get(f"{made}live/").content.decode()
     assert (dataset.owner, dataset.kind, dataset.task, dataset.shared) == (
         researcher,
         "preference",
@@ -148,7 +150,8 @@ def test_a_preference_dataset_is_made_imported_and_offered_by_the_form_of_a_new_
         (f"Answer 0 to post {item}.", f"Answer {other} to post {item}.") for item in (0, 1) for other in (1, 2)
     }
     assert json.loads(rows[0]["meta"])["votes"] == 3
-    form = client.get("/runs/new/?data.preferences=chosen by people").content.decode()
+    assert "/runs/new/?data.preferences=chosen%20by%20people" in client.get(f"{made}live/").content.decode()
+    form = client.get("/runs/new/?data.preferences=chosen%20by%20people").content.decode()
     assert '<option value="chosen by people" selected' in form
     entry = AuditEntry.objects.filter(action="exported").get()
     assert (entry.details["what"], entry.details["pairs"]) == ("preferences", 4)
