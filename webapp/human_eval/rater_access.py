@@ -142,7 +142,7 @@ def accept_invitation(token: str) -> tuple[Rater, Campaign] | None:
 
 def panel_participant(value: str) -> str:
     """Return a panel's participant id as it is stored. Raises UserError for what cannot be one."""
-    text = storable(value).strip()
+    text = value.strip()
     if not text or len(text) > _LONGEST_ID or "{" in text or not text.isprintable():
         message = (
             f"a participant id of 1 to {_LONGEST_ID} printable characters is needed, without braces, and "
