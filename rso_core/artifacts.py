@@ -6,11 +6,13 @@ files. Rows travel as Arrow IPC files. The store lives under a local folder, or 
 a local cache in front of it. Knows nothing of what the files mean.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -147,9 +149,9 @@ class ArtifactStore:
         try:
             staging.rename(target)
         except OSError:
-            if not (target / MANIFEST).exists():
-                raise
-            shutil.rmtree(staging)
+            if not _touched(target / MANIFEST):
+                staging.rename(target)  # it was forgotten at this very moment
+            shutil.rmtree(staging, ignore_errors=True)
         if self._remote is not None:
             self._upload(target, digest)
 
@@ -183,6 +185,34 @@ class ArtifactStore:
         parts = self.manifest(digest).get("parts")
         folders = [self.path(digest)] if parts is None else [self.path(part) for part in parts]
         return [folder / name for folder in folders]
+
+    def untouched(self, kind: str, *, seconds: float) -> list[str]:
+        """Return the artifacts of a kind on this machine that nobody has written, or written again, for so long."""
+        before = time.time() - seconds
+        found = (path for path in self.root.glob(f"objects/*/*/{MANIFEST}") if path.stat().st_mtime < before)
+        manifests = ((path.parent.name, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(found))
+        return [digest for digest, manifest in manifests if manifest["kind"] == kind]
+
+    def forget(self, digest: str, *, seconds: float) -> bool:
+        """Remove an artifact that has not been touched for so long; return whether it is gone.
+
+        It is moved aside first. If somebody has written the same content again meanwhile it is moved back, and whoever
+        comes later finds nothing and writes it anew.
+        """
+        aside = self.root / "staging" / f"forgotten-{digest}.{uuid.uuid4().hex}"
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        self._local(digest).rename(aside)
+        if (aside / MANIFEST).stat().st_mtime > time.time() - seconds:
+            with contextlib.suppress(OSError):  # somebody has written it anew since: then theirs stays
+                aside.rename(self._local(digest))
+            shutil.rmtree(aside, ignore_errors=True)
+            return False
+        shutil.rmtree(aside, ignore_errors=True)
+        if self._remote is not None:
+            filesystem, path = fsspec.core.url_to_fs(self._remote_folder(digest))
+            if filesystem.exists(path):
+                filesystem.rm(path, recursive=True)
+        return True
 
     def _local(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
@@ -223,6 +253,15 @@ class ArtifactStore:
             staging.rename(self._local(digest))
         except OSError:
             shutil.rmtree(staging)  # another process fetched it first
+
+
+def _touched(path: Path) -> bool:
+    """Make a file as new as if it had just been written; return whether it is there."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def fsync_tree(folder: Path) -> None:

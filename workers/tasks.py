@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import DatabaseError, InterfaceError
 
+from webapp.human_eval import abandoned_uploads
 from webapp.playground import answering, limits, tidying
 from webapp.playground.answering import AnswerClaim
 from webapp.runs import jobs, queue, reaper
@@ -90,7 +91,13 @@ def reap() -> None:
         queue.ring_interactive()
 
 
+def forget_uploads() -> None:
+    """Remove uploaded files that were never used."""
+    abandoned_uploads.forget_abandoned_uploads()
+
+
 # Called, not written as decorators, which would take the functions' types away.
 app.task(name=queue.EXECUTE_STAGE, bind=True)(execute_stage)
 app.task(name=queue.ANSWER_QUESTIONS, bind=True)(answer_questions)
 app.task(name=queue.REAP)(reap)
+app.task(name=queue.FORGET_UPLOADS)(forget_uploads)

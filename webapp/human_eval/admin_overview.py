@@ -4,7 +4,7 @@ An exclusion, a failed check or a bug that keeps answers out of the results must
 of answers left out is compared with that of a day ago, campaign by campaign, and a jump is an alarm.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 
 from django.db.models import Count, Exists, Min, OuterRef, Q
@@ -66,6 +66,9 @@ class Shares:
         before = self.left_out_before or 0.0
         parts = ((self.left, self.answers), (self.left_today, self.answers_today))
         return any(count >= FEWEST and left / count - before >= JUMP for left, count in parts)
+
+
+_COUNTS = [part.name for part in fields(Shares)]
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -202,7 +205,7 @@ def _shares(campaigns: list[Campaign], since: datetime) -> dict[int, Shares]:
             raters_today=Count("rater", distinct=True, filter=~before),
         )
     )
-    return {row.pop("campaign"): Shares(**row) for row in counted}
+    return {row["campaign"]: Shares(**{name: row[name] for name in _COUNTS}) for row in counted}
 
 
 def _idle_queues() -> list[Alarm]:

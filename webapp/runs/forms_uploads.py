@@ -13,7 +13,7 @@ from webapp.accounts.access import SignedInRequest
 from webapp.runs.uploads import is_too_large, keep_upload
 
 _SALT = "webapp.runs.forms_uploads"
-_KEPT_FOR_SECONDS = 24 * 3600
+KEPT_FOR_SECONDS = 24 * 3600
 
 
 class KeptFile(NamedTuple):
@@ -83,7 +83,7 @@ class UploadForm(forms.Form):
 
     def _find_kept(self) -> None:
         try:
-            owner, digest, name = signing.loads(self.data.get("kept", ""), salt=_SALT, max_age=_KEPT_FOR_SECONDS)
+            owner, digest, name = signing.loads(self.data.get("kept", ""), salt=_SALT, max_age=KEPT_FOR_SECONDS)
         except (signing.BadSignature, ValueError):
             return
         if owner == self.request.user.pk:

@@ -16,6 +16,7 @@ from django.db import transaction
 EXECUTE_STAGE = "execute_stage"
 ANSWER_QUESTIONS = "answer_questions"
 REAP = "reap"
+FORGET_UPLOADS = "forget_uploads"
 INTERACTIVE = "interactive"  # the queue of the playground: every worker listens to it
 
 _CONNECT_SECONDS = 3
