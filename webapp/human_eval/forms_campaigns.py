@@ -1,0 +1,406 @@
+"""The forms of a campaign: what is compared and asked, invitations, the panel link, known tasks, uploaded responses."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+
+from webapp.accounts.access import SignedInRequest
+from webapp.accounts.models import User
+from webapp.human_eval.campaign_texts import TEMPLATES
+from webapp.human_eval.changes import MEANING
+from webapp.human_eval.creation import SystemChoice
+from webapp.human_eval.invitations import LONGEST_DAYS, MOST_AT_ONCE
+from webapp.human_eval.models import HIGHEST_QUALITY, LARGEST_CHECK_SHARE, Campaign, Item
+from webapp.human_eval.prompt_sets import SPLITS
+from webapp.runs.forms_uploads import UploadField, UploadForm
+from webapp.runs.models import Dataset, Run, Status
+
+PLACES = (1, 2, 3)
+_MOST_RUNS = 300
+_ANCHOR = re.compile(r"\s*(\d{1,2})\s*[:=\u2013-]\s*(\S.*?)\s*")
+
+
+def _area(rows: int) -> forms.Textarea:
+    return forms.Textarea(attrs={"rows": rows})
+
+
+class CampaignForm(forms.Form):
+    """What raters are asked and how tasks are handed out."""
+
+    name = forms.CharField(max_length=120, help_text="For researchers only.")
+    title = forms.CharField(
+        label="Title for raters", max_length=120, help_text="Must not tell what is compared: raters see it."
+    )
+    instructions = forms.CharField(
+        required=False, max_length=20_000, widget=_area(12), help_text="Markdown. One key away on every task."
+    )
+    consent = forms.CharField(
+        label="Consent",
+        required=False,
+        max_length=10_000,
+        widget=_area(4),
+        help_text="Markdown. Raters agree to it before they begin, and again when it changes. Empty: nothing is asked.",
+    )
+    quality_question = forms.CharField(label="Question about each response", max_length=200)
+    choice_question = forms.CharField(label="Question about the best", max_length=200)
+    same_label = forms.CharField(label="Words for “none is better”", max_length=80)
+    scale_min = forms.IntegerField(label="Scale from", min_value=0, max_value=HIGHEST_QUALITY - 1)
+    scale_max = forms.IntegerField(label="Scale to", min_value=1, max_value=HIGHEST_QUALITY)
+    anchors = forms.CharField(
+        label="Words of the scale points",
+        required=False,
+        max_length=2000,
+        widget=_area(5),
+        help_text="One point a line, as in “5: Excellent”. Points without words are shown as numbers.",
+    )
+    replicas = forms.IntegerField(
+        label="Raters per task",
+        min_value=1,
+        max_value=25,
+        help_text="Each task is rated by exactly so many different raters. The paper uses 3.",
+    )
+    lease_minutes = forms.IntegerField(
+        label="Minutes for a task",
+        min_value=1,
+        max_value=24 * 60,
+        help_text="A task goes to somebody else when nothing is heard of its rater for so long.",
+    )
+    max_items_per_rater = forms.IntegerField(
+        label="Most tasks of one rater", required=False, min_value=1, max_value=100_000, help_text="Empty: no limit."
+    )
+    check_percent = forms.FloatField(
+        label="Check tasks, %",
+        min_value=0,
+        max_value=100 * LARGEST_CHECK_SHARE,
+        help_text="Share of tasks whose answer you know, given without telling. At most 10 %.",
+    )
+    qualification_pass = forms.IntegerField(
+        label="Right answers to qualify",
+        min_value=0,
+        max_value=100,
+        help_text="Of the qualification tasks, which every rater gets first and with feedback. 0: they are practice.",
+    )
+
+    def clean_anchors(self) -> dict[str, str]:
+        """Read "5: Excellent" lines into words by scale point."""
+        found: dict[str, str] = {}
+        for line in filter(str.strip, self.cleaned_data["anchors"].splitlines()):
+            match = _ANCHOR.fullmatch(line)
+            if match is None:
+                message = (
+                    f"“{line.strip()[:60]}” has no number in front: write a point and its words, as in “5: Excellent”."
+                )
+                raise ValidationError(message)
+            if (point := str(int(match[1]))) in found:
+                message = f"Point {point} has words twice; keep one line of it."
+                raise ValidationError(message)
+            found[point] = match[2]
+        return found
+
+    def clean(self) -> dict[str, Any]:
+        """Check the scale as a whole."""
+        values = super().clean() or self.cleaned_data
+        low, high = values.get("scale_min"), values.get("scale_max")
+        if low is None or high is None:
+            return values
+        if low >= high:
+            self.add_error("scale_max", f"The scale must end above where it begins, got {low} to {high}.")
+        outside = [point for point in values.get("anchors", {}) if not low <= int(point) <= high]
+        if outside:
+            self.add_error("anchors", f"Point {outside[0]} is not on the scale, which goes from {low} to {high}.")
+        return values
+
+    @property
+    def campaign_values(self) -> dict[str, Any]:
+        """Return the values of `Campaign`'s fields."""
+        values = {name: self.cleaned_data[name] for name in _SAME_NAMES}
+        values["lease_seconds"] = 60 * self.cleaned_data["lease_minutes"]
+        values["check_share"] = round(self.cleaned_data["check_percent"] / 100, 4)
+        return values
+
+
+_SAME_NAMES = (
+    "name", "title", "instructions", "consent", "quality_question", "choice_question", "same_label", "scale_min",
+    "scale_max", "anchors", "replicas", "max_items_per_rater", "qualification_pass",
+)  # fmt: skip
+
+
+def form_values(campaign: Campaign) -> dict[str, Any]:
+    """Return a campaign's fields as initial values of the form."""
+    values = {name: getattr(campaign, name) for name in _SAME_NAMES}
+    return {
+        **values,
+        "anchors": written_anchors(campaign.anchors),
+        "lease_minutes": campaign.lease_seconds // 60,
+        "check_percent": round(100 * campaign.check_share, 2),
+    }
+
+
+def written_anchors(anchors: Mapping[str, str]) -> str:
+    """Return the words of scale points as lines of the form."""
+    return "\n".join(f"{point}: {words}" for point, words in sorted(anchors.items(), key=lambda item: int(item[0])))
+
+
+def template_values(task: str) -> dict[str, Any]:
+    """Return initial values of a new campaign: the texts of a template and the paper's settings."""
+    texts = TEMPLATES[task].values()
+    return {
+        **texts,
+        "anchors": written_anchors(texts["anchors"]),
+        "replicas": 3,
+        "lease_minutes": 30,
+        "check_percent": 0,
+        "qualification_pass": 0,
+        "split": "test",
+        "num_items": 200,
+        "seed": 0,
+    }
+
+
+class SettingsForm(CampaignForm):
+    """The settings of a campaign that is there; what is fixed by now is shown and cannot be changed."""
+
+    def __init__(self, data: Any = None, *, campaign: Campaign, fixed: bool) -> None:
+        super().__init__(data, initial=form_values(campaign))
+        self.campaign = campaign
+        for system in campaign.systems.all():
+            self.fields[f"label_{system.index}"] = forms.CharField(
+                label=f"System {system.index + 1}",
+                max_length=80,
+                initial=system.label,
+                help_text=system.get_kind_display(),
+            )
+        for name in MEANING if fixed else ():
+            self.fields[name].disabled = True
+
+    @property
+    def label_fields(self) -> list[Any]:
+        """Return the fields of the systems' names."""
+        return [self[name] for name in self.fields if name.startswith("label_")]
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Return the names of the systems by index."""
+        return {system.index: self.cleaned_data[f"label_{system.index}"] for system in self.campaign.systems.all()}
+
+    def clean_anchors(self) -> dict[str, str]:
+        """Keep words that may not be changed as they are."""
+        return dict(self.campaign.anchors) if self.fields["anchors"].disabled else super().clean_anchors()
+
+
+class NewCampaignForm(CampaignForm):
+    """A new campaign: also which systems are compared, and on which prompts."""
+
+    dataset = forms.ModelChoiceField(
+        Dataset.objects.none(), label="Prompts of", empty_label="choose a dataset …", help_text="Imported datasets."
+    )
+    split = forms.ChoiceField(
+        choices=SPLITS,
+        help_text="Under the split settings of the chosen runs. Prompts that a chosen system was trained on are left out.",
+    )
+    num_items = forms.IntegerField(
+        label="Prompts", min_value=0, max_value=100_000, help_text="Drawn by the seed. 0: all of the split."
+    )
+    seed = forms.IntegerField(
+        min_value=0,
+        max_value=2**31 - 1,
+        widget=forms.TextInput(attrs={"inputmode": "numeric"}),
+        help_text="Of the prompts drawn, the orders shown and the intervals.",
+    )
+    reference = forms.ChoiceField(
+        required=False,
+        choices=[("2", "the second system"), ("1", "the first system")],
+        initial="2",
+        help_text="With two systems: wins, losses and ties are counted against it.",
+    )
+
+    def __init__(self, data: Any = None, *, user: User, initial: Mapping[str, Any] | None = None) -> None:
+        super().__init__(data, initial=dict(initial or {}))
+        field = self.fields["dataset"]
+        if isinstance(field, forms.ModelChoiceField):
+            field.queryset = Dataset.objects.visible_to(user).exclude(digest="").order_by("name")
+        runs = Run.objects.visible_to(user).filter(status=Status.DONE).order_by("-created")[:_MOST_RUNS]
+        self._runs = {str(run.pk): run for run in runs}
+        for place in PLACES:
+            self.fields[f"system_{place}"] = forms.ChoiceField(
+                label=f"System {place}",
+                required=place < PLACES[-1],
+                choices=[("", "none: compare two" if place == PLACES[-1] else "choose a system …"), *self._choices()],
+            )
+            self.fields[f"label_{place}"] = forms.CharField(
+                label="Its name",
+                required=False,
+                max_length=80,
+                help_text="For researchers only. Empty: that of the run.",
+            )
+
+    def _choices(self) -> list[Any]:
+        named = [(pk, f"{run.name} · {run.config['data']['preferences']}") for pk, run in self._runs.items()]
+        return [
+            ("Data", [("target", "SFT target of the dataset"), ("file", "responses of a file, uploaded next")]),
+            ("Policies", [(f"policy:{pk}", name) for pk, name in named]),
+            ("SFT models", [(f"sft:{pk}", f"SFT of {name}") for pk, name in named]),
+        ]
+
+    @property
+    def system_fields(self) -> list[tuple[Any, Any]]:
+        """Return the fields of each system: what it is, its name."""
+        return [(self[f"system_{place}"], self[f"label_{place}"]) for place in PLACES]
+
+    @property
+    def systems(self) -> list[SystemChoice]:
+        """Return the chosen systems."""
+        return [
+            self._system(self.cleaned_data[f"system_{place}"], self.cleaned_data[f"label_{place}"], place)
+            for place in PLACES
+            if self.cleaned_data.get(f"system_{place}")
+        ]
+
+    def _system(self, chosen: str, label: str, place: int) -> SystemChoice:
+        kind, _, pk = chosen.partition(":")
+        run = self._runs.get(pk)
+        default = {"target": "SFT target", "file": f"Uploaded {place}", "sft": f"SFT of {run.name}" if run else ""}
+        name = label or default.get(kind) or (run.name if run else "")
+        return SystemChoice(kind, name[:80], run, is_reference=self.cleaned_data.get("reference") == str(place))
+
+    @property
+    def campaign_values(self) -> dict[str, Any]:
+        """Return the values of `Campaign`'s fields. The task is that of the dataset."""
+        values = super().campaign_values
+        dataset: Dataset = self.cleaned_data["dataset"]
+        return {
+            **values,
+            **{name: self.cleaned_data[name] for name in ("dataset", "split", "num_items", "seed")},
+            "task": dataset.task,
+        }
+
+
+class ResponsesForm(UploadForm):
+    """A file with the responses of a system."""
+
+    file = UploadField(
+        label="Responses",
+        help_text="JSONL, JSON, CSV, TSV or Parquet with `prompt_id` or `prompt`, and `response`, on each line.",
+        widget=forms.FileInput(attrs={"accept": ".jsonl,.ndjson,.json,.csv,.tsv,.parquet,.gz"}),
+    )
+
+    def __init__(self, request: SignedInRequest) -> None:
+        super().__init__(request)
+
+    def clean(self) -> dict[str, Any]:
+        """Ask for the file."""
+        values = super().clean() or self.cleaned_data
+        if self.kept_file is None and "file" not in self.errors:
+            self.add_error("file", "Choose a file.")
+        return values
+
+
+class InviteForm(forms.Form):
+    """How many invitations to make, or for whom."""
+
+    count = forms.IntegerField(label="How many", min_value=1, max_value=MOST_AT_ONCE, initial=10)
+    notes = forms.CharField(
+        label="For whom",
+        required=False,
+        max_length=20_000,
+        widget=_area(4),
+        help_text="One a line, for your own list; raters do not see it. As many invitations are made as there are lines.",
+    )
+    days = forms.IntegerField(label="Valid for days", min_value=1, max_value=LONGEST_DAYS, initial=14)
+
+    def clean(self) -> dict[str, Any]:
+        """Count the lines when there are some."""
+        values = super().clean() or self.cleaned_data
+        lines = [line.strip() for line in values.get("notes", "").splitlines() if line.strip()]
+        if len(lines) > MOST_AT_ONCE:
+            self.add_error("notes", f"At most {MOST_AT_ONCE} at once, got {len(lines)} lines.")
+        if long := next((line for line in lines if len(line) > _LONGEST_NOTE), ""):
+            self.add_error("notes", f"“{long[:40]}…” is longer than {_LONGEST_NOTE} characters.")
+        self.invited = lines or [""] * (values.get("count") or 1)
+        return values
+
+
+_LONGEST_NOTE = 120
+
+
+class PanelForm(forms.Form):
+    """The settings of a campaign's panel link. The values given are those of Prolific."""
+
+    id_parameter = forms.RegexField(
+        r"^[A-Za-z][\w-]{0,39}\Z",
+        label="Parameter with the participant’s id",
+        initial="PROLIFIC_PID",
+        error_messages={"invalid": "A parameter is a name of letters, digits, - and _, as in PROLIFIC_PID."},
+    )
+    session_parameter = forms.RegexField(
+        r"^[A-Za-z][\w-]{0,39}\Z",
+        label="Parameter with the session",
+        required=False,
+        initial="SESSION_ID",
+        error_messages={"invalid": "A parameter is a name of letters, digits, - and _, as in SESSION_ID."},
+    )
+    completion_code = forms.CharField(
+        required=False, max_length=80, help_text="Shown to raters who have finished, to be typed at the panel."
+    )
+    return_url = forms.URLField(
+        label="Return address",
+        required=False,
+        max_length=500,
+        assume_scheme="https",
+        help_text="Where raters go when they have finished, on Prolific https://app.prolific.com/submissions/complete?cc=…",
+    )
+    active = forms.BooleanField(required=False, initial=True, label="The link works")
+
+    def clean_return_url(self) -> str:
+        """Let nobody be sent to something that is no web page."""
+        address = str(self.cleaned_data["return_url"])
+        if address and not address.startswith(("https://", "http://")):
+            message = "The return address must begin with https:// (or http://)."
+            raise ValidationError(message)
+        return address
+
+
+class KnownTaskForm(forms.Form):
+    """A task whose answer is known, made by hand."""
+
+    kind = forms.ChoiceField(
+        label="What it is for",
+        choices=[
+            (Item.Kind.QUALIFICATION, "qualification: given first, with feedback"),
+            (Item.Kind.CHECK, "check: given among the others, without telling"),
+        ],
+        widget=forms.RadioSelect,
+    )
+    prompt = forms.CharField(max_length=100_000, widget=_area(5))
+    feedback = forms.CharField(
+        required=False, max_length=5000, widget=_area(3), help_text="Why, shown after a qualification task is answered."
+    )
+
+    def __init__(self, data: Any = None, *, way: int, initial: Mapping[str, Any] | None = None) -> None:
+        super().__init__(data, initial=dict(initial or {}))
+        for place in range(1, way + 1):
+            self.fields[f"response_{place}"] = forms.CharField(
+                label=f"Response {place}", max_length=100_000, widget=_area(4), strip=False
+            )
+        choices = [(str(place), f"response {place}") for place in range(1, way + 1)]
+        self.fields["best"] = forms.ChoiceField(
+            label="The right answer",
+            choices=[*choices, ("same", "about the same")],
+            widget=forms.RadioSelect,
+            initial="1",
+        )
+        self.order_fields(["kind", "prompt", *(f"response_{place}" for place in range(1, way + 1)), "best", "feedback"])
+
+    @property
+    def responses(self) -> list[str]:
+        """Return the responses in order."""
+        return [self.cleaned_data[name] for name in self.fields if name.startswith("response_")]
+
+    @property
+    def expected(self) -> int | None:
+        """Return the index of the best response, None for "about the same"."""
+        best = self.cleaned_data["best"]
+        return None if best == "same" else int(best) - 1
