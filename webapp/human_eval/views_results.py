@@ -2,43 +2,23 @@
 
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse, HttpResponseBase, JsonResponse
-from django.shortcuts import get_object_or_404, render
+from django.shortcuts import render
 from django.views.decorators.http import conditional_page, require_safe
 
 from webapp.accounts.access import SignedInRequest, researcher_required
-from webapp.human_eval.models import Campaign
+from webapp.human_eval.models import Campaign, Rater
 from webapp.human_eval.results import Options, campaign_figures
 from webapp.human_eval.results_page import results_page
 from webapp.human_eval.results_systems import shown_systems
 from webapp.human_eval.results_totals import totals_of
-from webapp.runs.sharing import may_change
-
-
-def find_campaign(request: SignedInRequest, pk: int) -> Campaign:
-    """Return a campaign that this person may see, or answer 404."""
-    campaigns = Campaign.objects.visible_to(request.user).filter(kind=Campaign.Kind.CAMPAIGN)
-    return get_object_or_404(campaigns.select_related("owner", "dataset"), pk=pk)
-
-
-def changeable_campaign(request: SignedInRequest, pk: int) -> Campaign:
-    """Return a campaign that this person may change; refuse where they only may see it."""
-    campaign = find_campaign(request, pk)
-    if not may_change(request.user, campaign):
-        message = (
-            f"only {campaign.owner.username} or an admin may exclude raters of {campaign.name} or settle its flags."
-        )
-        raise PermissionDenied(message)
-    return campaign
+from webapp.human_eval.views_campaigns import find_campaign
+from webapp.human_eval.views_campaigns import frame as campaign_frame
 
 
 def frame(request: SignedInRequest, campaign: Campaign, tab: str) -> dict[str, Any]:
     """Return what the frame of every page of results needs."""
-    return {
-        "campaign": campaign, "tab": tab, "may_change": may_change(request.user, campaign),
-        "is_live": campaign.status == Campaign.Status.OPEN,
-    }  # fmt: skip
+    return {**campaign_frame(request, campaign, tab), "is_live": campaign.status == Campaign.Status.OPEN}
 
 
 def options_of(request: SignedInRequest) -> Options:
@@ -77,8 +57,12 @@ def results_json(request: SignedInRequest, pk: int) -> HttpResponseBase:
     """Return the figures for programs."""
     campaign, options = find_campaign(request, pk), options_of(request)
     figures = campaign_figures(campaign, options)
-    systems = dict(campaign.systems.order_by("index").values_list("index", "label"))
+    values = dict(figures.values)
+    if "raters" in values:
+        names = dict(Rater.objects.filter(answers__campaign=campaign).values_list("pk", "pseudonym"))
+        values["raters"] = [{**row, "rater": names[row["rater"]]} for row in values["raters"]]
+    systems = list(campaign.systems.order_by("index").values_list("label", flat=True))
     return JsonResponse({
-        "id": campaign.pk, "name": campaign.name, "status": campaign.status, "systems": list(systems.values()),
-        "leave_out_identical": options.leave_out_identical, "reason": figures.reason, **figures.values,
+        "id": campaign.pk, "name": campaign.name, "status": campaign.status, "systems": systems,
+        "leave_out_identical": options.leave_out_identical, "reason": figures.reason, **values,
     })  # fmt: skip

@@ -19,7 +19,8 @@ from webapp.human_eval.results import campaign_figures
 from webapp.human_eval.results_page import Row, results_page
 from webapp.human_eval.results_systems import MEASURES, shown_systems
 from webapp.human_eval.results_totals import totals_of
-from webapp.human_eval.views_results import find_campaign, frame, options_of
+from webapp.human_eval.views_campaigns import find_campaign
+from webapp.human_eval.views_results import frame, options_of
 from webapp.runs.exports import csv_lines, download
 
 _RESULT_COLUMNS = (

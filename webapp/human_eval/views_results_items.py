@@ -23,7 +23,8 @@ from webapp.human_eval.results_items import (
     shown_items,
 )
 from webapp.human_eval.results_systems import ShownSystem, shown_systems
-from webapp.human_eval.views_results import changeable_campaign, find_campaign, frame
+from webapp.human_eval.views_campaigns import changeable, find_campaign
+from webapp.human_eval.views_results import frame
 
 _PAGE_SIZE = 25
 
@@ -113,7 +114,7 @@ def _neighbours(campaign: Campaign, index: int) -> dict[str, int | None]:
 @researcher_required
 def settle_flag(request: SignedInRequest, pk: int, flag: int) -> HttpResponse:
     """Note that somebody has looked at a flag, or open it again."""
-    campaign = changeable_campaign(request, pk)
+    campaign = changeable(request, pk)
     found = get_object_or_404(Flag.objects.select_related("item"), pk=flag, item__campaign=campaign)
     again = "again" in request.POST
     Flag.objects.filter(pk=found.pk).update(settled=None if again else Now())

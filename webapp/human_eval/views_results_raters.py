@@ -22,7 +22,8 @@ from webapp.human_eval.results_raters import (
     rater_answers,
     rater_rows,
 )
-from webapp.human_eval.views_results import changeable_campaign, find_campaign, frame
+from webapp.human_eval.views_campaigns import changeable, find_campaign
+from webapp.human_eval.views_results import frame
 
 _PAGE_SIZE = 25
 _WRONG = 400
@@ -82,7 +83,7 @@ def _qualities(answer: Answer) -> list[int]:
 @researcher_required
 def exclude_rater(request: SignedInRequest, pk: int, pseudonym: str) -> HttpResponse:
     """Stop counting a rater's answers, with the reason that is written down."""
-    campaign = changeable_campaign(request, pk)
+    campaign = changeable(request, pk)
     found, reason = _find_rater(campaign, pseudonym), request.POST.get("reason", "").strip()
     try:
         exclusions.exclude(campaign, found, by=request.user, reason=reason)
@@ -96,7 +97,7 @@ def exclude_rater(request: SignedInRequest, pk: int, pseudonym: str) -> HttpResp
 @researcher_required
 def lift_exclusion(request: SignedInRequest, pk: int, pseudonym: str) -> HttpResponse:
     """Count a rater's answers again."""
-    campaign = changeable_campaign(request, pk)
+    campaign = changeable(request, pk)
     found = _find_rater(campaign, pseudonym)
     exclusion = Exclusion.objects.filter(campaign=campaign, rater=found, lifted__isnull=True).first()
     if exclusion is not None:

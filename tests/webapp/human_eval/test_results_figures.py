@@ -13,7 +13,7 @@ from tests.webapp.human_eval.made_campaigns import answer, made_campaign, made_r
 from tests.webapp.made_runs import signed_in
 from webapp.accounts.models import User
 from webapp.human_eval.assignment import Verdict
-from webapp.human_eval.models import Answer, Campaign, Response, ResultsSnapshot
+from webapp.human_eval.models import Answer, Campaign, Rater, Response, ResultsSnapshot
 from webapp.human_eval.results import Options, campaign_figures
 from webapp.human_eval.results_data import read_ratings, state_of
 from webapp.human_eval.results_page import results_page
@@ -205,3 +205,4 @@ def test_figures_for_programs_are_those_of_the_page(client: Client, researcher: 
     found = signed_in(researcher).get(f"/campaigns/{campaign.pk}/results.json").json()
     assert found["systems"] == list(campaign.systems.values_list("label", flat=True))
     assert found["results"]["same"]["value"] == 0.25
+    assert {row["rater"] for row in found["raters"]} == {who.pseudonym for who in Rater.objects.all()}
