@@ -14,9 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
 
 EVERYWHERE, HERE = commands.web("0.0.0.0", 8000), commands.web("127.0.0.1", 8000)  # noqa: S104 - inside a container
+PLAY, PLAY_HERE = commands.playground("0.0.0.0", 8001), commands.playground("127.0.0.1", 8001)  # noqa: S104
 GPU, CPU = commands.worker("gpu", "gpu1"), commands.worker("cpu", "cpu")
-COMPOSE = {"migrate": commands.migrate(), "web": EVERYWHERE, "gpu": GPU, "cpu": CPU, "beat": commands.beat()}
-UNITS = {"rso-web": HERE, "rso-gpu@": commands.worker("gpu", "gpu%i"), "rso-cpu": CPU, "rso-beat": commands.beat()}
+COMPOSE = {"migrate": commands.migrate(), "web": EVERYWHERE, "playground": PLAY, "gpu": GPU, "cpu": CPU}
+COMPOSE |= {"beat": commands.beat()}
+UNITS = {"rso-web": HERE, "rso-playground": PLAY_HERE, "rso-gpu@": commands.worker("gpu", "gpu%i"), "rso-cpu": CPU}
+UNITS |= {"rso-beat": commands.beat()}
 
 
 @pytest.mark.parametrize("service", COMPOSE)

@@ -9,4 +9,5 @@ urlpatterns = [
     path("", include("webapp.accounts.urls")),
     path("", include("webapp.runs.urls")),
     path("", include("webapp.human_eval.urls")),
+    path("", include("webapp.playground.urls")),
 ]

@@ -4,6 +4,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_SERVER_OPTIONS = (
+    "--no-proxy-headers --no-server-header --no-access-log --log-level warning --timeout-graceful-shutdown 5"
+)
+
 
 @dataclass(frozen=True)
 class Command:
@@ -18,8 +22,12 @@ class Command:
 
 def web(host: str, port: int) -> Command:
     """Return the web process. Who may speak for clients (proxies) is decided in `webapp/asgi.py`."""
-    options = "--no-proxy-headers --no-server-header --no-access-log --log-level warning --timeout-graceful-shutdown 5"
-    return _command("-m uvicorn webapp.asgi:application", f"--host {host} --port {port}", options)
+    return _command("-m uvicorn webapp.asgi:application", f"--host {host} --port {port}", _SERVER_OPTIONS)
+
+
+def playground(host: str, port: int) -> Command:
+    """Return the playground as a process of its own, for teams; on one machine it is a part of the web process."""
+    return _command("-m uvicorn webapp.playground.asgi:application", f"--host {host} --port {port}", _SERVER_OPTIONS)
 
 
 def worker(queue: str, name: str) -> Command:

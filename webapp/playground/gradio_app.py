@@ -26,9 +26,15 @@ TICK_SECONDS = 0.5
 _SAME = -1
 _STYLE = Path(__file__).with_name("playground.css")
 _QUALITIES = [("1 poor", 1), ("2", 2), ("3", 3), ("4", 4), ("5 excellent", 5)]
+_HEAD = '<link rel="icon" href="/static/icon.svg" type="image/svg+xml">'
 _INTRODUCTION = """<header><a href="/">RSO Studio</a><h1>Playground</h1>
 <p>Ask up to three models the same thing, read their answers side by side, rate them and choose the best one. What you
 judge is kept in your playground campaign.</p></header>"""
+
+
+def _words(html: str) -> gr.Markdown:
+    """Return a component, or its new value, that shows HTML of ours. Gradio's own for HTML evaluates templates as code."""
+    return gr.Markdown(html.replace("\n", " "), latex_delimiters=[])
 
 
 def _user(request: gr.Request) -> User:
@@ -49,7 +55,7 @@ class Page:
         with self.blocks:
             self.question, self.picked = gr.State(None), gr.State(None)
             self.timer = gr.Timer(TICK_SECONDS, active=False)
-            gr.HTML(_INTRODUCTION)
+            _words(_INTRODUCTION)
             self._asking()
             self._answers()
             self._judging()
@@ -88,17 +94,17 @@ class Page:
         with gr.Row():
             self.ask = gr.Button("Ask", variant="primary")
             self.stop = gr.Button("Stop", interactive=False)
-        self.state = gr.HTML("")
+        self.state = _words("")
 
     def _answers(self) -> None:
         self.columns, self.headings, self.texts, self.notes, self.qualities = [], [], [], [], []
         with gr.Row(equal_height=True):
             for place in range(limits.MODELS):
                 with gr.Column(visible=False) as column:
-                    self.headings.append(gr.HTML(""))
+                    self.headings.append(_words(""))
                     name = f"Text of answer {place + 1}"
                     self.texts.append(gr.Textbox(label=name, lines=8, max_lines=30, interactive=False))
-                    self.notes.append(gr.HTML(""))
+                    self.notes.append(_words(""))
                     self.qualities.append(gr.Radio(_QUALITIES, label=f"Quality of answer {place + 1}"))
                 self.columns.append(column)
 
@@ -108,9 +114,9 @@ class Page:
             self.keep = gr.Button("Keep the judgement", variant="primary")
 
     def _board(self) -> None:
-        gr.HTML("<h2>Leaderboard</h2>")
+        _words("<h2>Leaderboard</h2>")
         self.everybody = gr.Checkbox(False, label="Count the judgements of others that I may see, too")
-        self.board = gr.HTML("")
+        self.board = _words("")
 
     def _connect(self) -> None:
         asked = [
@@ -154,7 +160,7 @@ class Page:
         has_workers = not going or asking.workers_are_there()
         updates: Updates = {
             self.timer: gr.Timer(active=going),
-            self.state: gr.HTML(wording.state(watched, has_workers=has_workers)),
+            self.state: _words(wording.state(watched, has_workers=has_workers)),
             self.stop: gr.Button(interactive=going),
             self.ask: gr.Button(interactive=not going),
             self.judging: gr.Group(visible=not going and not watched.is_rated and whole >= judging.FEWEST),
@@ -163,9 +169,9 @@ class Page:
             answer = next((one for one in watched.answers if one.place == place), None)
             updates[self.columns[place]] = gr.Column(visible=answer is not None)
             if answer is not None:
-                updates[self.headings[place]] = gr.HTML(wording.heading(watched, answer))
+                updates[self.headings[place]] = _words(wording.heading(watched, answer))
                 updates[self.texts[place]] = gr.Textbox(value=answer.text)
-                updates[self.notes[place]] = gr.HTML(wording.note(watched, answer))
+                updates[self.notes[place]] = _words(wording.note(watched, answer))
         return updates
 
     def _cleared(self, watched: Watched) -> Updates:
@@ -183,7 +189,7 @@ class Page:
         updates: Updates = {
             self.dataset: gr.Dropdown(choices=prompts.datasets_of(user)),
             self.models: gr.Dropdown(choices=[(one.label, one.key) for one in policies.policies_of(user)]),
-            self.board: gr.HTML(wording.board(board_of(user))),
+            self.board: _words(wording.board(board_of(user))),
         }
         last = asking.last_question(user)
         watched = asking.watch(last, owner=user) if last is not None else None
@@ -197,8 +203,8 @@ class Page:
         try:
             picked = prompts.pick(dataset or "", _user(request), words=words or "")
         except UserError as error:
-            return {self.state: gr.HTML(wording.problem(str(error)))}
-        return {self.prompt: picked.prompt, self.picked: picked, self.task: picked.task, self.state: gr.HTML("")}
+            return {self.state: _words(wording.problem(str(error)))}
+        return {self.prompt: picked.prompt, self.picked: picked, self.task: picked.task, self.state: _words("")}
 
     @in_database
     def ask_models(  # noqa: PLR0913, PLR0917 - the fields of the page, by place
@@ -223,7 +229,7 @@ class Page:
             messages = prompts.messages_of(prompt or "", picked)
             question = asking.ask(user, messages, chosen, is_blind=blind, sampling=sampling)
         except UserError as error:
-            return {self.state: gr.HTML(wording.problem(str(error)))}
+            return {self.state: _words(wording.problem(str(error)))}
         watched = asking.watch(question.pk, owner=user)
         shown = {} if watched is None else self._shown(watched) | self._cleared(watched)
         return {self.question: question.pk, **shown}
@@ -257,16 +263,16 @@ class Page:
         try:
             judging.judge(question or 0, Judgement(quality, _chosen(best)), owner=user)
         except UserError as error:
-            return {self.state: gr.HTML(wording.problem(str(error)))}
+            return {self.state: _words(wording.problem(str(error)))}
         return {
-            self.board: gr.HTML(wording.board(board_of(user, everybody=everybody))),
+            self.board: _words(wording.board(board_of(user, everybody=everybody))),
             **self._looked(question, request),
         }
 
     @in_database
     def show_board(self, everybody: bool, request: gr.Request) -> Updates:  # noqa: FBT001 - Gradio passes values by place
         """Show the leaderboard of one's own judgements, or of all one may see."""
-        return {self.board: gr.HTML(wording.board(board_of(_user(request), everybody=everybody)))}
+        return {self.board: _words(wording.board(board_of(_user(request), everybody=everybody)))}
 
     def _looked(self, question: int | None, request: gr.Request) -> Updates:
         watched = None if question is None else asking.watch(question, owner=_user(request))
@@ -309,6 +315,7 @@ def build(prefix: str) -> FastAPI:
         pwa=False,
         enable_monitoring=False,
         theme=theme,
+        head=_HEAD,
         css_paths=[_STYLE],
     )
     return mounted
