@@ -52,10 +52,10 @@ def _forgotten(digest: str) -> bool:
 
 def is_referred_to(digest: str) -> bool:
     """Return whether anything was made from an artifact, is to be made from it, or is the same artifact."""
-    inputs = Stage.objects.annotate(inputs=Cast("input_digests", TextField()), settings=Cast("config", TextField()))
+    stages = Stage.objects.annotate(read=Cast("input_digests", TextField()), asked=Cast("config", TextField()))
     return (
         any(kind._default_manager.filter(digest=digest).exists() for kind in (Stage, Shard, Dataset, RegisteredModel))  # noqa: SLF001 - Django's public API
         or System.objects.filter(upload_digest=digest).exists()
-        or inputs.filter(inputs__contains=digest).exists()
-        or inputs.filter(settings__contains=digest).exists()
+        or stages.filter(read__contains=digest).exists()
+        or stages.filter(asked__contains=digest).exists()
     )
