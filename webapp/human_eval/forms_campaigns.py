@@ -27,7 +27,19 @@ def _area(rows: int) -> forms.Textarea:
     return forms.Textarea(attrs={"rows": rows})
 
 
-class CampaignForm(forms.Form):
+class TextsForm(forms.Form):
+    """A form whose texts end their lines as files do, whatever the browser sends: else each save would change them."""
+
+    def clean(self) -> dict[str, Any]:
+        """Write every line end as one character."""
+        values = super().clean() or self.cleaned_data
+        for name, value in values.items():
+            if isinstance(value, str):
+                values[name] = value.replace("\r\n", "\n")
+        return values
+
+
+class CampaignForm(TextsForm):
     """What raters are asked and how tasks are handed out."""
 
     name = forms.CharField(max_length=120, help_text="For researchers only.")
@@ -102,7 +114,7 @@ class CampaignForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         """Check the scale as a whole."""
-        values = super().clean() or self.cleaned_data
+        values = super().clean()
         low, high = values.get("scale_min"), values.get("scale_max")
         if low is None or high is None:
             return values
@@ -363,7 +375,7 @@ class PanelForm(forms.Form):
         return address
 
 
-class KnownTaskForm(forms.Form):
+class KnownTaskForm(TextsForm):
     """A task whose answer is known, made by hand."""
 
     kind = forms.ChoiceField(

@@ -1,6 +1,5 @@
 """Tasks whose answer the researcher knows: to qualify raters (with feedback), or to check them among the others."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ from django.db.models import Max
 
 from rso_core.artifacts import read_table
 from rso_core.errors import UserError
+from rso_core.layouts import parse_transcript
 from rso_core.run_data import choose_prompts
 from rso_core.vocabulary import Message, prompt_id
 from webapp.accounts.audit import record
@@ -20,6 +20,8 @@ from webapp.runs.artifacts import store
 from webapp.runs.models import Dataset
 from webapp.runs.text import storable
 
+_FIRST_SPEAKERS = ("Human: ", "Assistant: ")
+
 
 @dataclass(frozen=True)
 class KnownTask:
@@ -30,7 +32,6 @@ class KnownTask:
     responses: Sequence[str]
     expected: int | None
     feedback: str = ""
-    messages: Sequence[Message] = ()
 
 
 def add_known_item(campaign: Campaign, task: KnownTask, *, by: User) -> Item:
@@ -47,7 +48,7 @@ def add_known_item(campaign: Campaign, task: KnownTask, *, by: User) -> Item:
             kind=task.kind,
             prompt_id=prompt_id(task.prompt),
             prompt=storable(task.prompt),
-            messages=list(task.messages) or [{"role": "user", "content": storable(task.prompt)}],
+            messages=_turns(storable(task.prompt)),
             base_order=order,
             expected_choice=task.expected,
             expected_same=task.expected is None,
@@ -74,6 +75,12 @@ def _refuse(campaign: Campaign, task: KnownTask) -> None:
         raise UserError(message)
 
 
+def _turns(prompt: str) -> list[Message]:
+    """Return the turns of a conversation as prompts write it, so that nothing tells a known task from the others."""
+    turns = parse_transcript(f"\n\n{prompt}") if prompt.startswith(_FIRST_SPEAKERS) else []
+    return turns or [{"role": "user", "content": prompt}]
+
+
 def remove_known_item(item: Item, *, by: User) -> None:
     """Remove a known task. Raises UserError once a rater has had it."""
     with transaction.atomic():
@@ -95,7 +102,7 @@ def suggestion(campaign: Campaign, dataset: Dataset, number: int) -> KnownTask:
     What people preferred is the best response, the other one of the pair comes second, and the third of a three-way
     task answers another prompt, so it is wrong. People disagree about pairs: read it before you save it.
     """
-    table = read_table(store().files(dataset.digest), ["prompt_id", "prompt", "messages", "chosen", "rejected"])
+    table = read_table(store().files(dataset.digest), ["prompt_id", "prompt", "chosen", "rejected"])
     first: dict[str, int] = {}
     for row, prompt in enumerate(table["prompt_id"].to_pylist()):
         first.setdefault(prompt, row)
@@ -107,10 +114,4 @@ def suggestion(campaign: Campaign, dataset: Dataset, number: int) -> KnownTask:
     places = [first[drawn[(number + step) % len(drawn)]] for step in range(2)]
     row, other = table.take(places).to_pylist() if len(set(places)) > 1 else table.take(places[:1]).to_pylist() * 2
     responses = [row["chosen"], row["rejected"], other["chosen"]][: campaign.way]
-    return KnownTask(
-        kind=Item.Kind.CHECK,
-        prompt=row["prompt"],
-        responses=responses,
-        expected=0,
-        messages=json.loads(row["messages"]),
-    )
+    return KnownTask(kind=Item.Kind.CHECK, prompt=row["prompt"], responses=responses, expected=0)
