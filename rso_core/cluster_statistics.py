@@ -3,7 +3,9 @@
 Intervals: the cluster bootstrap of `win_rate`, many quantities in the same draws, so that all replicas and all
 systems of a root stay together. Its percentiles are taken a little outside 2.5 % and 97.5 %, which makes up for the
 factor √((C − 1)/C) and for the normal tails by which the plain percentiles of C clusters are too narrow (Hesterberg,
-*What Teachers Should Know about the Bootstrap*, arXiv:1411.5279: "expanded percentiles").
+*What Teachers Should Know about the Bootstrap*, arXiv:1411.5279: "expanded percentiles"). A share that rests on fewer
+than ten events (or non-events) has Wilson's interval instead, for as many independent items as its clustered variance
+is worth: drawing from three events seen never tells that there might have been eight.
 
 Tests of a difference against 0: up to 16 clusters every way of turning the clusters' signs round is counted, which is
 exact for systems that are alike; above, Student's t with the clusters' variance. Neither draws at random, so a
@@ -21,6 +23,7 @@ from rso_core.win_rate import Interval, cluster_bootstrap, unseen_limits
 DRAWS = 2000
 LEVEL = 0.95
 MOST_CLUSTERS_ENUMERATED = 16
+FEWEST_EVENTS = 10
 _NOTHING = 1e-12  # below it a spread is the rounding of sums
 
 
@@ -45,12 +48,15 @@ class Clustered:
         tail = expanded_tail(len(self.counts))
         lows, highs = np.quantile(drawn, [tail, 1 - tail], axis=0)
         still = np.ptp(self.sums / self.counts[:, None], axis=0) < _NOTHING
+        clusters, errors = len(self.counts), self.standard_errors()
         found = []
-        for number, value in enumerate(self.means):
+        for number, value in enumerate(self.means.tolist()):
             low, high = float(lows[number]), float(highs[number])
             if still[number]:
-                low, high = unseen_limits(float(value), len(self.counts), bounds[number])
-            found.append(Interval(value=float(value), low=low, high=high, n=int(self.counts.sum())))
+                low, high = unseen_limits(value, clusters, bounds[number])
+            elif bounds[number] == (0.0, 1.0):
+                low, high = _limits_of_few_events(value, float(errors[number]), clusters) or (low, high)
+            found.append(Interval(value=value, low=low, high=high, n=int(self.counts.sum())))
         return found
 
     def standard_errors(self) -> Numbers:
@@ -83,6 +89,18 @@ def expanded_tail(clusters: int) -> float:
     if clusters == 1:
         return 0.0
     return normal_cdf(-np.sqrt(clusters / (clusters - 1)) * t_quantile((1 + LEVEL) / 2, clusters - 1))
+
+
+def _limits_of_few_events(share: float, error: float, clusters: int) -> tuple[float, float] | None:
+    """Return Wilson's limits of a share that rests on few events; None for one that rests on many."""
+    worth = share * (1 - share) / error**2  # independent items that would tell as much
+    if min(share, 1 - share) * worth >= FEWEST_EVENTS:
+        return None
+    t = t_quantile((1 + LEVEL) / 2, clusters - 1)
+    shrunk = 1 + t * t / worth
+    centre = (share + t * t / (2 * worth)) / shrunk
+    half_width = t / shrunk * float(np.sqrt(share * (1 - share) / worth + t * t / (4 * worth * worth)))
+    return max(0.0, centre - half_width), min(1.0, centre + half_width)
 
 
 def holm(p_values: list[float]) -> list[float]:

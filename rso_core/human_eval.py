@@ -154,7 +154,7 @@ def results(
         no_majority=chosen[-1],
         same_share=vote_shares[-1],
         pairs=tuple(pair for measure in MEASURES for pair in _pairs(measure, items, found, checks)),
-        side_by_side=SideBySide(*chosen, *found["win_rate"]) if ratings.systems == 2 else None,  # noqa: PLR2004
+        side_by_side=_side_by_side(chosen, found["vote_share difference"][0]) if ratings.systems == 2 else None,  # noqa: PLR2004
         items=len(items.item),
         answers=len(used),
         raters=len(np.unique(used.rater)),
@@ -213,16 +213,13 @@ def _differences(values: Numbers, systems: int) -> Numbers:
 def _by_item_columns(items: Items, scale: tuple[int, int]) -> dict[str, _Columns]:
     """Return every quantity's values by item, with the least and the largest that they can be."""
     systems, reach = items.quality.shape[1], float(scale[1] - scale[0])
-    columns: dict[str, _Columns] = {
+    return {
         "quality": (items.quality, (float(scale[0]), float(scale[1]))),
         "vote_share": (items.votes, (0.0, 1.0)),
         "chosen": (items.chosen, (0.0, 1.0)),
         "quality difference": (_differences(items.quality, systems), (-reach, reach)),
         "vote_share difference": (_differences(items.votes, systems), (-1.0, 1.0)),
     }
-    if systems == 2:  # noqa: PLR2004
-        columns["win_rate"] = ((1 + _differences(items.votes, 2)) / 2, (0.0, 1.0))
-    return columns
 
 
 def _intervals(columns: dict[str, _Columns], roots: Integers, draws: int, seed: int) -> dict[str, list[Interval]]:
@@ -257,6 +254,12 @@ def _pairs(
         )
         for number, (first, second) in enumerate(couples)
     ]
+
+
+def _side_by_side(chosen: list[Interval], net: Interval) -> SideBySide:
+    win, loss, tie, no_majority = chosen
+    rate = Interval(value=(1 + net.value) / 2, low=(1 + net.low) / 2, high=(1 + net.high) / 2, n=net.n)
+    return SideBySide(win=win, loss=loss, tie=tie, no_majority=no_majority, win_rate=rate)
 
 
 def _detectable(sums: Clustered) -> list[float | None]:

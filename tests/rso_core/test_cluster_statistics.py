@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 from rso_core.cluster_statistics import MOST_CLUSTERS_ENUMERATED, clustered, expanded_tail, holm
 from rso_core.win_rate import win_rate
@@ -101,3 +102,27 @@ def test_where_nothing_varies_the_interval_is_that_of_what_was_not_seen() -> Non
 def test_no_draws_are_refused() -> None:
     with pytest.raises(ValueError, match="`draws` must be 1 or above, got 0"):
         clustered(np.ones((2, 1)), np.arange(2)).intervals([(0.0, 1.0)], draws=0, seed=0)
+
+
+def test_a_share_of_few_events_has_wilsons_interval_for_as_many_items_as_it_is_worth() -> None:
+    values = np.zeros((200, 2))
+    values[:3, 0], values[:60, 1] = 1, 1
+    rare, common = clustered(values, np.arange(200)).intervals([(0.0, 1.0)] * 2, draws=2000, seed=0)
+    # Student's t instead of the normal quantile, and 199 items' worth.
+    low, high = proportion_confint(3, 200, method="wilson")
+    assert (rare.low, rare.high) == pytest.approx((low, high), abs=5e-4)
+    low, high = proportion_confint(60, 200, method="normal")
+    assert (common.low, common.high) == pytest.approx((low, high), abs=0.01)
+    twice = clustered(np.repeat(values, 2, axis=0), np.repeat(np.arange(200), 2))
+    again = twice.intervals([(0.0, 1.0)] * 2, draws=2000, seed=0)[0]
+    assert (again.low, again.high) == pytest.approx((rare.low, rare.high))
+
+
+def test_intervals_of_rare_events_hold_the_truth() -> None:
+    generator = np.random.default_rng(0)
+    held = []
+    for _ in range(400):
+        values = (generator.random((200, 1)) < 0.028).astype(float)
+        found = clustered(values, np.arange(200)).intervals([(0.0, 1.0)], draws=50, seed=0)[0]
+        held.append(found.low <= 0.028 <= found.high)
+    assert np.mean(held) >= 0.935
