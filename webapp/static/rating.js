@@ -240,6 +240,7 @@
     drafted = JSON.stringify(fields(form));
     if (form.dataset.mode !== "edit") restoreDraft();
     hold("lease" in form.dataset ? Number(form.dataset.lease) : Infinity);
+    form.noValidate = true; // what is missing is said in one sentence instead
     form.addEventListener("submit", submitted);
     tellAnswered();
   }
