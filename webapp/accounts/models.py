@@ -65,6 +65,7 @@ class AuditEntry(models.Model):
     details = models.JSONField(default=dict)
 
     class Meta:
+        verbose_name_plural = "audit entries"
         ordering: ClassVar = ["-at", "-id"]
         indexes: ClassVar = [models.Index(fields=["kind", "number"]), models.Index(fields=["action"])]
 
