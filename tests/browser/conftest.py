@@ -70,20 +70,24 @@ class Watch:
 
 
 @pytest.fixture
-def context(browser: Browser, live_server: LiveServer) -> Iterator[BrowserContext]:
+def home(live_server: LiveServer) -> str:
+    """Where the product is; tests that need more than Django's pages start a web process and override this."""
+    return live_server.url
+
+
+@pytest.fixture
+def context(browser: Browser, home: str) -> Iterator[BrowserContext]:
     """A browser profile of its own for each test."""
-    context = browser.new_context(
-        base_url=live_server.url, viewport={"width": 1280, "height": 900}, accept_downloads=True
-    )
+    context = browser.new_context(base_url=home, viewport={"width": 1280, "height": 900}, accept_downloads=True)
     context.set_default_timeout(TIMEOUT)
     yield context
     context.close()
 
 
 @pytest.fixture
-def watch(live_server: LiveServer) -> Watch:
+def watch(home: str) -> Watch:
     """What the page does wrong; a test may forgive what it provokes."""
-    return Watch(live_server.url)
+    return Watch(home)
 
 
 @pytest.fixture
@@ -114,14 +118,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 @pytest.fixture
-def sign_in(context: BrowserContext, live_server: LiveServer) -> Callable[[User], None]:
+def sign_in(context: BrowserContext, home: str) -> Callable[[User], None]:
     """Give the browser somebody's session, as the sign-in page would."""
 
     def give(user: User) -> None:
         client = Client()
         client.force_login(user)
         name = django_settings.SESSION_COOKIE_NAME
-        context.add_cookies([{"name": name, "value": client.cookies[name].value, "url": live_server.url}])
+        context.add_cookies([{"name": name, "value": client.cookies[name].value, "url": home}])
 
     return give
 
@@ -154,7 +158,18 @@ def worker(database_url: str, tmp_path: Path) -> Iterator[subprocess.Popen[bytes
         "RSO_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }
-    options = ["-Q", "gpu,cpu,interactive", "-c", "1", "-n", "journey@here", "--without-mingle", "--without-gossip", "-l", "info"]
+    options = [
+        "-Q",
+        "gpu,cpu,interactive",
+        "-c",
+        "1",
+        "-n",
+        "journey@here",
+        "--without-mingle",
+        "--without-gossip",
+        "-l",
+        "info",
+    ]
     command = [sys.executable, "-W", "ignore", "-m", "celery", "-A", "workers.app", "worker", *options]
     with (tmp_path / "worker.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)

@@ -10,6 +10,8 @@ from typing import Any
 from webapp.playground.guard import App, Guard, Message, Receive, Scope, Send
 
 PREFIX = "/playground"
+# Browsers ask for /favicon.ico while Gradio's page has not said yet what its icon is.
+_MOVED = {PREFIX: f"{PREFIX}/", "/favicon.ico": "/static/icon.svg"}
 
 
 class Playground:
@@ -26,8 +28,8 @@ class Playground:
             return
         root, path = str(scope.get("root_path", "")), str(scope.get("path", ""))
         route = path[len(root) :] if root and path.startswith(f"{root}/") else path
-        if route == PREFIX:
-            headers = [(b"location", f"{root}{PREFIX}/".encode("latin-1"))]
+        if scope["type"] == "http" and route in _MOVED:
+            headers = [(b"location", f"{root}{_MOVED[route]}".encode("latin-1"))]
             await send({"type": "http.response.start", "status": 302, "headers": headers})
             await send({"type": "http.response.body", "body": b""})
         elif route.startswith(f"{PREFIX}/"):
