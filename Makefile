@@ -17,7 +17,7 @@ TORCH_INDEX ?=
 COVERAGE ?= 90
 SOURCES := rso_core webapp workers tests manage.py $(wildcard benchmarks)
 
-.PHONY: help setup up demo demo-real test test-long check fmt docs lock bench-import bench-coverage bench-results clean browser
+.PHONY: help setup up demo demo-real test test-long check fmt docs lock bench-import bench-coverage bench-results bench-rating clean browser
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ bench-coverage: $(STAMP) ## Simulate campaigns and count how often the intervals
 
 bench-results: $(STAMP) ## Measure the results page of a campaign of 2,000 tasks with 3 answers each, cold and warm
 	@$(PY) benchmarks/results_page.py $(ARGS)
+
+bench-rating: $(STAMP) ## Measure rating over HTTP: 40 raters in the started product (ARGS=--browser: the page in Chromium too)
+	@$(PY) benchmarks/rating_load.py $(ARGS)
 
 clean: ## Remove caches and the environment (the data in var/ stays)
 	@rm -rf $(VENV) $(VENV)-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov test-results
