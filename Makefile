@@ -17,7 +17,7 @@ TORCH_INDEX ?=
 COVERAGE ?= 90
 SOURCES := rso_core webapp workers tests manage.py $(wildcard benchmarks)
 
-.PHONY: help setup up demo demo-real test test-long check fmt docs lock bench-import bench-coverage bench-results bench-rating clean browser
+.PHONY: help setup up demo demo-real test test-long check fmt docs lock bench-import bench-coverage bench-results bench-rating bench-claims clean browser
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ bench-results: $(STAMP) ## Measure the results page of a campaign of 2,000 tasks
 
 bench-rating: $(STAMP) ## Measure rating over HTTP: 40 raters in the started product (ARGS=--browser: the page in Chromium too)
 	@$(PY) benchmarks/rating_load.py $(ARGS)
+
+bench-claims: $(STAMP) ## Measure how tasks are handed out: 40 raters at once, 300 tasks with 3 replicas each
+	@$(PY) benchmarks/claims.py $(ARGS)
 
 clean: ## Remove caches and the environment (the data in var/ stays)
 	@rm -rf $(VENV) $(VENV)-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov test-results
