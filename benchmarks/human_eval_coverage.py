@@ -1,6 +1,6 @@
 """Simulate campaigns of which the truth is known, and count how often the results' intervals and tests are right.
 
-    python benchmarks/human_eval_coverage.py [--campaigns 4000] [--draws 2000] [--seed 1] [--save FILE]
+    python benchmarks/human_eval_coverage.py [--campaigns 4000] [--draws 2000] [--seed 1] [--worlds 1 2 …] [--save FILE]
 
 A prompt has its own chances of a vote for each system (Dirichlet, concentration 4) and its own difficulty; a rater has
 a severity, the same for all systems. Everything is computed by `rso_core.human_eval`, as for the results page. Prints
@@ -207,10 +207,11 @@ def main() -> int:
     parser.add_argument("--campaigns", type=int, default=4000)
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--worlds", type=int, nargs="+", default=range(1, len(WORLDS) + 1), help="numbers from 1")
     parser.add_argument("--save", type=Path)
     options = parser.parse_args()
     every, wrong = [], []
-    for world in WORLDS:
+    for world in [WORLDS[number - 1] for number in options.worlds]:
         begun = time.perf_counter()
         shares = simulate(world, campaigns=options.campaigns, draws=options.draws, seed=options.seed)
         seconds = round(time.perf_counter() - begun, 1)
