@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from itertools import permutations
 
-from django.db.models import Count, Q
+from django.db.models import Count
 
 from rso_core.errors import UserError
 from webapp.human_eval.models import Campaign, Item, Response, Slot, System
@@ -75,11 +75,12 @@ def what_is_missing(campaign: Campaign) -> Sequence[str]:
         f"{missing} of the responses of {system.label!r} are not there yet"
         for system, missing in missing_responses(campaign)
     ]
-    counted = items.annotate(count=Count("responses"))
-    incomplete = counted.exclude(count=campaign.way).filter(~Q(kind=Item.Kind.MAIN) | Q(responses__system=None))
-    if odd := list(incomplete.values_list("index", flat=True)[:_SHOWN]):
+    if not campaign.systems.exists():
+        found.append("it has no systems")
+    known_tasks = items.exclude(kind=Item.Kind.MAIN).annotate(count=Count("responses"))
+    if odd := list(known_tasks.exclude(count=campaign.way).values_list("index", flat=True)[:_SHOWN]):
         numbers = ", ".join(str(index + 1) for index in odd)
-        found.append(f"items {numbers} need exactly {campaign.way} responses each")
+        found.append(f"known tasks {numbers} need exactly {campaign.way} responses each")
     known = items.filter(kind=Item.Kind.QUALIFICATION).count()
     if campaign.qualification_pass > known:
         found.append(
