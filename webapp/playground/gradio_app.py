@@ -26,6 +26,19 @@ TICK_SECONDS = 0.5
 _SAME = -1
 _STYLE = Path(__file__).with_name("playground.css")
 _QUALITIES = [("1 poor", 1), ("2", 2), ("3", 3), ("4", 4), ("5 excellent", 5)]
+# Where the theme's own colours are too pale to read (WCAG AA).
+_CONTRAST = {
+    "block_info_text_color": "*neutral_600",
+    "block_info_text_color_dark": "*neutral_300",
+    "block_title_text_color": "*neutral_700",
+    "block_title_text_color_dark": "*neutral_200",
+    "body_text_color_subdued": "*neutral_600",
+    "body_text_color_subdued_dark": "*neutral_300",
+    "button_primary_background_fill": "*primary_700",
+    "button_primary_background_fill_hover": "*primary_800",
+    "button_primary_background_fill_dark": "*primary_700",
+    "button_primary_background_fill_hover_dark": "*primary_600",
+}
 _HEAD = '<link rel="icon" href="/static/icon.svg" type="image/svg+xml">'
 _INTRODUCTION = """<header><a href="/">RSO Studio</a><h1>Playground</h1>
 <p>Ask up to three models the same thing, read their answers side by side, rate them and choose the best one. What you
@@ -300,7 +313,7 @@ def _whole(value: Any) -> int:
 
 def build(prefix: str) -> FastAPI:
     """Return an app with the page mounted at `prefix`. Whoever serves it stands a guard before it."""
-    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(**_CONTRAST)
     mounted: FastAPI = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         Page().blocks,
