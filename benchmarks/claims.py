@@ -30,7 +30,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 CLAIMS_PER_SECOND, P99_MS = 1_000, 100
-_NAME = "rso_bench_claims"
+_NAME = f"rso_bench_claims_{os.getpid()}"
 _MARK = "UPDATE human_eval_slot SET status = 'submitted' WHERE token = %s"
 
 
