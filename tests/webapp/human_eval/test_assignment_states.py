@@ -340,7 +340,7 @@ def run(examples: int, steps: int) -> None:
 
 
 def test_every_order_of_actions_ends_as_the_model_says() -> None:
-    run(12, 30)
+    run(10, 25)
 
 
 @pytest.mark.slow
