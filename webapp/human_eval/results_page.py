@@ -43,6 +43,11 @@ class Difference:
     detectable: float | None
     two_way: Rate | None
 
+    @property
+    def hangs_on_raters(self) -> bool:
+        """Return whether a clear difference is not one when raters are drawn as well as prompts."""
+        return self.ahead is not None and self.two_way is not None and self.two_way["low"] <= 0 <= self.two_way["high"]
+
 
 @dataclass(frozen=True)
 class SideBySide:
