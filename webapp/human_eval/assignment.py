@@ -18,7 +18,7 @@ from django.db import IntegrityError, connection, transaction
 
 from rso_core.errors import UserError
 from webapp.human_eval.answers import Outcome, Verdict, change, flag, submit
-from webapp.human_eval.claim_sql import CLAIM, slot_of
+from webapp.human_eval.claim_sql import run_claim, slot_of
 from webapp.human_eval.known_items import check_positions, hand_out, settle_qualification
 from webapp.human_eval.leases import end_leases, lock_participation, locked_lease, not_joined
 from webapp.human_eval.models import Answer, Campaign, EndedLease, Item, Rater, Skip, Slot
@@ -96,8 +96,7 @@ def _take(campaign: Campaign, rater: Rater, *, after: Slot | None, checks: bool 
     }
     counts = checking or campaign.max_items_per_rater is not None
     with _savepoint(), connection.cursor() as cursor:
-        cursor.execute(CLAIM[counts], values)
-        row = cursor.fetchone()
+        row = run_claim(cursor, values, counts=counts)
     if row is None:
         raise not_joined(rater)
     return _Offer(row[0], slot_of(row[1:], campaign, rater))

@@ -1,8 +1,11 @@
 """The SQL of a claim, and of the question what a rater may get next."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
+
+from django.db.backends.utils import CursorWrapper
 
 from webapp.human_eval.leases import ORDER_SQL
 from webapp.human_eval.models import Campaign, Rater, Slot
@@ -30,7 +33,7 @@ FROM (
 ) AS had JOIN human_eval_item AS item ON item.id = had.item_id
 WHERE item.campaign_id = %(campaign)s AND item.kind <> 'qualification'
 """
-_HAD_NOTHING = "SELECT 0 AS taken, 0 AS position, 0 AS checks"
+_HAD_NOTHING = "SELECT 0::bigint AS taken, 0::bigint AS position, 0::bigint AS checks"
 
 _NEXT = """
 SELECT had.taken, had.position, had.checks, CASE
@@ -112,7 +115,41 @@ def next_sql(*, counts: bool) -> str:
     return _NEXT.format(had=HAD if counts else _HAD_NOTHING)
 
 
-CLAIM = {counts: LOCK + _CLAIM.format(had=HAD if counts else _HAD_NOTHING) for counts in (False, True)}
+# Planning the claim takes four times as long as running it, so each connection prepares it once.
+_TYPES = {
+    "campaign": "bigint",
+    "rater": "bigint",
+    "after": "bigint",
+    "ahead": "boolean",
+    "token": "uuid",
+    "lease": "integer",
+    "maximum": "integer",
+    "places": "bigint[]",
+}
+_prepared: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+
+
+def run_claim(cursor: CursorWrapper, values: Mapping[str, Any], *, counts: bool) -> tuple[Any, ...] | None:
+    """Lock the participation and claim, in one round trip; return what is next for the rater and the slot's columns.
+
+    None when the rater has no participation.
+    """
+    name = f"rso_claim_{'with' if counts else 'without'}_counts"
+    known = _prepared.setdefault(cursor.connection, set())
+    if name not in known:
+        cursor.execute(_prepare(name, counts=counts))
+        known.add(name)
+    arguments = ", ".join(f"%({argument})s::{kind}" for argument, kind in _TYPES.items())
+    cursor.execute(f"{LOCK} EXECUTE {name}({arguments})", dict(values))
+    row: tuple[Any, ...] | None = cursor.fetchone()
+    return row
+
+
+def _prepare(name: str, *, counts: bool) -> str:
+    statement = _CLAIM.format(had=HAD if counts else _HAD_NOTHING)
+    for number, argument in enumerate(_TYPES, start=1):
+        statement = statement.replace(f"%({argument})s", f"${number}")
+    return f"PREPARE {name} ({', '.join(_TYPES.values())}) AS {statement}"
 
 
 def slot_of(row: Sequence[Any], campaign: Campaign, rater: Rater) -> Slot | None:

@@ -97,7 +97,8 @@ def test_reload_and_a_second_tab_show_the_task_in_hand(campaign: Campaign, first
     assert (again.pk, same, again.order, again.shown) == (slot.pk, token, slot.order, slot.shown)
 
 
-def test_a_claim_is_one_round_trip(campaign: Campaign, first: Rater) -> None:
+def test_a_claim_is_one_round_trip_once_the_connection_has_prepared_it(campaign: Campaign, first: Rater) -> None:
+    claimed(campaign, first)
     with CaptureQueriesContext(
         connection,
     ) as queries:
