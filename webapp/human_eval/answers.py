@@ -74,7 +74,7 @@ def submit(
         part, lease = locked_lease(token, rater)
         values = _values(verdict, part.campaign)
         known = Answer.objects.filter(Q(client_id=client_id) | Q(item_id=lease.item_id, rater=rater))
-        if earlier := list(known.select_related("item")):
+        if earlier := list(known):
             return _say_again(earlier, values, part, client_id=client_id, item=lease.item)
         answer = _new_answer(part, lease, values, client_id=client_id, active_ms=active_ms)
         _seat(answer, part, lease)

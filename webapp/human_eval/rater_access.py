@@ -98,12 +98,14 @@ def open_to(rater: Rater) -> list[Campaign]:
 
 def campaign_of(rater: Rater, pk: int) -> tuple[Campaign, Participation | None] | None:
     """Return a campaign the rater may open with what ties them to it; None when there is nothing for them there."""
-    campaign = Campaign.objects.filter(pk=pk, kind=Campaign.Kind.CAMPAIGN).exclude(status=Campaign.Status.DRAFT).first()
-    if campaign is None:
-        return None
-    participation = Participation.objects.filter(campaign=campaign, rater=rater).first()
-    open_to_all = rater.origin == Rater.Origin.ACCOUNT and campaign.status == Campaign.Status.OPEN
-    return (campaign, participation) if participation is not None or open_to_all else None
+    participation = Participation.objects.filter(campaign__pk=pk, rater=rater).select_related("campaign").first()
+    if participation is not None:
+        campaign = participation.campaign
+        shown = campaign.kind == Campaign.Kind.CAMPAIGN and campaign.status != Campaign.Status.DRAFT
+        return (campaign, participation) if shown else None
+    open_to_all = Campaign.objects.filter(pk=pk, kind=Campaign.Kind.CAMPAIGN, status=Campaign.Status.OPEN)
+    found = open_to_all.first() if rater.origin == Rater.Origin.ACCOUNT else None
+    return (found, None) if found is not None else None
 
 
 # Links ----------------------------------------------------------------------------------------------------------------

@@ -57,8 +57,12 @@ def page_of(
     said: Any,
     form: AnswerForm | None = None,
     following: int = 0,
+    claimed: bool = False,
 ) -> TaskPage:
-    """Return the page of a task in hand, or of the one `following` it; of an ended lease so that nothing is lost."""
+    """Return the page of a task in hand, or of the one `following` it; of an ended lease so that nothing is lost.
+
+    `claimed`: just now, so its time has only begun.
+    """
     where = standing(campaign, rater)
     practice = lease.item.kind == Item.Kind.QUALIFICATION
     number = (_practised(campaign, rater) if practice else where.done) + 1 + following
@@ -73,7 +77,9 @@ def page_of(
         submit_url=url,
         rater=rater,
     )
-    page.token, page.lease = str(lease.token), seconds_left(lease) if isinstance(lease, Slot) else 0
+    page.token, page.lease = str(lease.token), campaign.lease_seconds if claimed else 0
+    if isinstance(lease, Slot) and not claimed:
+        page.lease = seconds_left(lease)
     page.about = number - 1 - following + where.left_for_me if practice else max(number, total_of(where))
     page.mode = "practice" if practice else "new"
     page.lede = "You are told afterwards what was expected." if practice else own_pace(campaign, rater)

@@ -45,7 +45,8 @@ def rate_campaign(request: RaterRequest, pk: int) -> HttpResponseBase:
     slot = claim(campaign, request.rater)
     if slot is None:
         return _end_page(request, campaign, participation)
-    return task_response(request, campaign, page_of(slot, campaign, request.rater, said=slot.draft or {}))
+    page = page_of(slot, campaign, request.rater, said=slot.draft or {}, claimed=True)
+    return task_response(request, campaign, page)
 
 
 @require_POST

@@ -35,7 +35,7 @@ def rate_ahead(request: RaterRequest, pk: int) -> HttpResponse:
     ahead = claim_ahead(campaign, request.rater, after=held) if held is not None else None
     if ahead is None or ahead.pk == (held and held.pk):
         return HttpResponse(status=_NO_CONTENT)
-    page = page_of(ahead, campaign, request.rater, said=ahead.draft or {}, following=1)
+    page = page_of(ahead, campaign, request.rater, said=ahead.draft or {}, following=1, claimed=True)
     return render(request, "human_eval/_rate_task.html", task_context(campaign, page))
 
 
