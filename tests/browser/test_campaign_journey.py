@@ -55,7 +55,7 @@ def _let_raters_in(page: Page, axe: Callable[[Page], None]) -> None:
 def _add_a_known_task(page: Page, axe: Callable[[Page], None]) -> None:
     page.get_by_role("link", name="Known tasks").click()
     page.get_by_role("button", name="Show one").click()
-    expect(page.get_by_label("Response 2")).to_have_value("no")
+    expect(page.locator("#id_response_2")).to_have_value("no")
     page.get_by_role("button", name="Add the task").click()
     expect(page.get_by_role("heading", name="1 known task")).to_be_visible()
     axe(page)

@@ -70,6 +70,7 @@ GOOD = {"name": "n", "dataset": "targets", "num_items": 5, "systems": [{"target"
 )
 def test_what_is_wrong_is_named(tmp_path: Path, researcher: User, changed: dict[str, Any], message: str) -> None:
     imported(researcher)
+    (tmp_path / "x.jsonl").write_text("{}", encoding="utf-8")
     with pytest.raises(CommandError, match=message):
         create(tmp_path, researcher, GOOD | changed)
     assert not Campaign.objects.exists()
