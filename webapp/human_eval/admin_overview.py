@@ -205,7 +205,8 @@ def _shares(campaigns: list[Campaign], since: datetime) -> dict[int, Shares]:
             raters_today=Count("rater", distinct=True, filter=~before),
         )
     )
-    return {row["campaign"]: Shares(**{name: row[name] for name in _COUNTS}) for row in counted}
+    rows_found: list[dict[str, int]] = [dict(row) for row in counted]
+    return {row["campaign"]: Shares(**{name: row[name] for name in _COUNTS}) for row in rows_found}
 
 
 def _idle_queues() -> list[Alarm]:

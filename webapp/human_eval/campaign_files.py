@@ -46,7 +46,7 @@ def read_campaign_file(path: Path, *, user: User) -> Described:
         )
         raise UserError(message)
     if not form.is_valid():
-        raise UserError("; ".join(f"{name}: {' '.join(errors)}" for name, errors in form.errors.items()))
+        raise UserError("; ".join(f"{name}: {' '.join(map(str, errors))}" for name, errors in form.errors.items()))
     return Described(form, files)
 
 

@@ -7,10 +7,10 @@ from django.db import transaction
 
 from webapp.accounts.audit import record
 from webapp.accounts.models import User
-from webapp.runs.models import Dataset, RegisteredModel, Run
 
 if TYPE_CHECKING:
     from webapp.human_eval.models import Campaign
+    from webapp.runs.models import Dataset, RegisteredModel, Run
 
 Owned: TypeAlias = "Dataset | RegisteredModel | Run | Campaign"
 

@@ -33,12 +33,12 @@
 
   // Active time: the page is in front, in this tab and no other, and something was done within a minute ----------------
   let counted = performance.now(), touched = counted, active = 0, watching = false;
-  const inFront = () => document.visibilityState === "visible" && document.hasFocus();
+  const isInFront = () => document.visibilityState === "visible" && document.hasFocus();
   function count() {
     const now = performance.now(), until = Math.min(now, touched + IDLE);
     if (watching && until > counted) active += until - counted;
     counted = now;
-    watching = inFront();
+    watching = isInFront();
   }
   function touch() { count(); touched = performance.now(); }
   function takeActive() { count(); const taken = Math.round(active); active -= taken; return taken; }

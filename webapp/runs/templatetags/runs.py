@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django import template
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
-from webapp.accounts.models import User
 from webapp.runs.sharing import Owned, may_change
 from webapp.runs.templatetags.studio import number
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from webapp.accounts.models import User
 
 register = template.Library()
 
