@@ -8,7 +8,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from rso_core.errors import UserError
 from webapp.accounts.access import SignedInRequest, admin_required, signed_in_required
@@ -88,6 +88,7 @@ def account(request: SignedInRequest) -> HttpResponse:
     return render(request, "accounts/account.html", {"form": form})
 
 
+@require_safe
 @admin_required
 def people(request: SignedInRequest) -> HttpResponse:
     """List everybody who may sign in."""
