@@ -4,8 +4,9 @@ An exclusion, a failed check or a bug that keeps answers out of the results must
 of answers left out is compared with that of a day ago, campaign by campaign, and a jump is an alarm.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db.models import Count, Exists, Min, OuterRef, Q
 from django.urls import reverse
@@ -66,9 +67,6 @@ class Shares:
         before = self.left_out_before or 0.0
         parts = ((self.left, self.answers), (self.left_today, self.answers_today))
         return any(count >= FEWEST and left / count - before >= JUMP for left, count in parts)
-
-
-_COUNTS = [part.name for part in fields(Shares)]
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -205,8 +203,7 @@ def _shares(campaigns: list[Campaign], since: datetime) -> dict[int, Shares]:
             raters_today=Count("rater", distinct=True, filter=~before),
         )
     )
-    rows_found: list[dict[str, int]] = [dict(row) for row in counted]
-    return {row["campaign"]: Shares(**{name: row[name] for name in _COUNTS}) for row in rows_found}
+    return {row.pop("campaign"): Shares(**row) for row in map(dict[str, Any], counted)}
 
 
 def _idle_queues() -> list[Alarm]:
