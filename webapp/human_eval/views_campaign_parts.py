@@ -18,7 +18,7 @@ from webapp.accounts.models import Role, User
 from webapp.human_eval import services
 from webapp.human_eval.campaign_page import DOUBTS, doubtful_items, doubts_of
 from webapp.human_eval.changes import why_fixed
-from webapp.human_eval.forms_campaigns import InviteForm, KnownTaskForm, PanelForm, ResponsesForm
+from webapp.human_eval.forms_campaign_parts import InviteForm, KnownTaskForm, PanelForm, ResponsesForm
 from webapp.human_eval.known_tasks import KnownTask, suggestion
 from webapp.human_eval.models import Campaign, Invitation, Item, PanelLink, System
 from webapp.human_eval.responses import retry_responses

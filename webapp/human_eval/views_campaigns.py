@@ -26,7 +26,7 @@ from webapp.human_eval.launching import what_is_missing
 from webapp.human_eval.models import Campaign, Slot
 from webapp.runs.exports import download
 from webapp.runs.listing import searched, sorted_by
-from webapp.runs.models import Dataset
+from webapp.runs.models import Dataset, Run
 from webapp.runs.sharing import may_change, set_shared
 from webapp.runs.views_runs import artifacts_needed
 
@@ -130,9 +130,10 @@ def _first_values(request: SignedInRequest) -> dict[str, Any]:
     source = Campaign.objects.visible_to(request.user).filter(pk=clone).first() if clone else None
     if source is not None:
         values |= _cloned(source)
-    run = _number(request.GET.get("run"), 0)
-    if run:
-        values |= {"system_1": f"policy:{run}", "system_2": f"sft:{run}", "system_3": "target"}
+    run = Run.objects.visible_to(request.user).filter(pk=_number(request.GET.get("run"), 0)).first()
+    if run is not None:
+        values |= {"system_1": f"policy:{run.pk}", "system_2": f"sft:{run.pk}", "system_3": "target"}
+        values["dataset"] = Dataset.objects.filter(name=run.config["data"]["sft"]).values_list("pk", flat=True).first()
     return values
 
 
