@@ -13,6 +13,8 @@ from celery import Celery
 from django.conf import settings
 from django.db import transaction
 
+from webapp.runs import filesystem_broker
+
 EXECUTE_STAGE = "execute_stage"
 ANSWER_QUESTIONS = "answer_questions"
 REAP = "reap"
@@ -48,6 +50,7 @@ def broker_settings() -> dict[str, Any]:
 def _transport_options(url: str) -> dict[str, Any]:
     if not url.startswith("filesystem:"):
         return {"socket_connect_timeout": _CONNECT_SECONDS} if url.startswith("redis") else {}
+    filesystem_broker.install()
     folder = Path(settings.VAR_DIR) / "broker"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name in ("messages", "control"):
