@@ -2,11 +2,16 @@
 
 import queue as queues
 import threading
+from pathlib import Path
 from typing import Any
 
+import pytest
 from kombu import Connection
+from kombu.transport import filesystem
+from kombu.utils.json import dumps
 from pytest_django import Settings
 
+from webapp.runs import filesystem_broker
 from webapp.runs.filesystem_broker import Transport
 from webapp.runs.queue import broker_settings
 
@@ -23,9 +28,31 @@ def test_celery_uses_the_transport_whose_messages_appear_whole(settings: Setting
         assert isinstance(connection.transport, Transport)
 
 
+def test_no_message_can_be_seen_before_it_is_written(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+
+    def watched(payload: Any) -> str:
+        seen.extend(path.name for path in (tmp_path / "broker" / "messages").glob("*.msg"))
+        return dumps(payload)
+
+    monkeypatch.setattr(filesystem, "dumps", watched)  # where kombu makes the file first
+    monkeypatch.setattr(filesystem_broker, "dumps", watched)
+    with (
+        connected() as connection,
+        connection.SimpleQueue("first") as box,
+    ):  # kombu remembers per process what it has declared
+        box.put("first")
+        written = [path.suffix for path in (tmp_path / "broker" / "messages").iterdir()]
+
+    assert seen == []
+    assert written == [".msg"]
+
+
 def test_every_message_arrives_whole_while_others_are_written(settings: Settings) -> None:
     def write(writer: int) -> None:
-        with connected() as connection, connection.SimpleQueue("gpu") as box:
+        with connected() as connection, connection.SimpleQueue("many") as box:
             for number in range(MESSAGES):
                 box.put({"writer": writer, "number": number, "filler": "x" * 20_000})
 
@@ -33,7 +60,7 @@ def test_every_message_arrives_whole_while_others_are_written(settings: Settings
     for writer in writers:
         writer.start()
     found = []
-    with connected() as connection, connection.SimpleQueue("gpu") as box:
+    with connected() as connection, connection.SimpleQueue("many") as box:
         while len(found) < WRITERS * MESSAGES:
             try:
                 message = box.get(timeout=20)
