@@ -1,6 +1,6 @@
 """Measure rating over HTTP: the product as `make up` starts it, raters at browsers without a script beside it.
 
-    python benchmarks/rating_load.py [--tasks 300] [--replicas 3] [--raters 40] [--rate 50] [--browser] [--save FILE]
+    python benchmarks/rating_load.py [--tasks 300] [--replicas 3] [--raters 40] [--rate 42] [--browser] [--save FILE]
 
 Starts the product over an empty folder (its own PostgreSQL, durable; with DATABASE_URL a database of its own on that
 server, dropped afterwards), makes a campaign and an invitation for every rater, and lets them claim and submit until
@@ -238,7 +238,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in {"tasks": 300, "replicas": 3, "raters": 40}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--rate", type=float, default=50.0, help="cycles that begin each second in the paced run")
+    parser.add_argument("--rate", type=float, default=42.0, help="cycles that begin each second in the paced run")
     parser.add_argument("--browser", action="store_true", help="open the page in Chromium as well")
     parser.add_argument("--save", type=Path, help="append the line of JSON to this file")
     return parser.parse_args()
