@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -65,7 +66,9 @@ class Server:
         async def send(message: Message) -> None:
             messages.append(message)
 
-        asyncio.run(self.app(whole, receive, send))
+        # In a thread of its own: a browser that an earlier test started keeps its loop running in this one.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(asyncio.run, self.app(whole, receive, send)).result()
         answer = {name.decode(): value.decode() for name, value in messages[0].get("headers", [])}
         return messages[0].get("status", 0), answer, b"".join(one.get("body", b"") for one in messages[1:]).decode()
 
