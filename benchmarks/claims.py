@@ -109,6 +109,7 @@ def rate(url: str, campaign_key: int, rater_keys: list[int], start: Any, results
     from django.db import connection
 
     from webapp.human_eval.assignment import claim
+    from webapp.human_eval.claim_sql import prepare
     from webapp.human_eval.models import Campaign, Rater
 
     campaign = Campaign.objects.get(pk=campaign_key)
@@ -117,7 +118,9 @@ def rate(url: str, campaign_key: int, rater_keys: list[int], start: Any, results
 
     def be(key: int) -> list[tuple[int, int, int, float, float]]:
         claims: list[tuple[int, int, int, float, float]] = []
-        with connection.cursor() as cursor:  # connected before the clock runs
+        with connection.cursor() as cursor:  # connected, and the statement prepared, as a web process's connections are
+            for counts in (True, False):
+                prepare(cursor, counts=counts)
             start.wait()
             while True:
                 begun = time.monotonic()

@@ -221,7 +221,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         from webapp.accounts.models import User
 
         owner = User.objects.create_user("bench", password=None, role="researcher")
-        warm = argparse.Namespace(tasks=20, replicas=1, raters=8)
+        warm = argparse.Namespace(tasks=60, replicas=3, raters=options.raters)
         run(served, owner, "warm", options=warm, rate=None)  # templates compiled, connections open: a running product
         found = {
             "machine": {"cores": os.cpu_count(), "python": platform.python_version(), **served.versions()},
