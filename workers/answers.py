@@ -8,31 +8,19 @@ from collections.abc import Callable
 from rso_core.protocol import Failure, Partial, Result
 from webapp.playground import answering
 from webapp.playground.answering import AnswerClaim, AnswerLost
-from webapp.runs.failures import lease
 from workers.runner_process import Ended, RunnerProcess, WarmRunner
-from workers.supervision import answered
-from workers.watchdog import SHARE_OF_LEASE, Watchdog
+from workers.supervision import answered, held_runner, store_at_last
+from workers.watchdog import Watchdog
 
 _TICK_SECONDS = 0.1
 _TELL_SECONDS = 0.2  # at most five writes a second
 _HEARTBEAT_SECONDS = 1.0  # how soon a cancelled answer is noticed while nothing is written
 
-logger = logging.getLogger(__name__)
-
 
 def answer(claim: AnswerClaim, runners: WarmRunner, is_leaving: Callable[[], bool]) -> None:
     """Answer and store it. Returns early when nobody wants the answer any more."""
-    runner = runners.get()
-    seconds = SHARE_OF_LEASE * lease().total_seconds()
-    with Watchdog(seconds, lambda: runner.signal_group(signal.SIGKILL)) as watchdog:
-        try:
-            _Answering(claim, runner, watchdog).run(is_leaving)
-        except AnswerLost as lost:
-            logger.info("%s; ending its runner", lost)
-            runner.cancel()
-        except BaseException:
-            runner.kill()  # nobody would look after it
-            raise
+    with held_runner(runners, lost=AnswerLost, level=logging.INFO) as (runner, watchdog):
+        _Answering(claim, runner, watchdog).run(is_leaving)
 
 
 class _Answering:
@@ -57,7 +45,7 @@ class _Answering:
             if waited >= (_HEARTBEAT_SECONDS if self._partial is None else _TELL_SECONDS):
                 self._tell()
         self._runner.cancel()
-        self._store(lambda: answering.give_back(self._claim))
+        store_at_last(lambda: answering.give_back(self._claim))
 
     def _tell(self) -> None:
         self._told = time.monotonic()
@@ -67,16 +55,11 @@ class _Answering:
 
     def _conclude(self, event: Result | Failure | Ended) -> None:
         if isinstance(event, Result):
-            self._store(lambda: answering.finish(self._claim, event.summary))
+            store_at_last(lambda: answering.finish(self._claim, event.summary))
             return
         if not (isinstance(event, Failure) and event.reason == "user"):
             self._runner.close()  # it may hold memory or a broken device
-        self._store(lambda: answering.fail(self._claim, _message(event)))
-
-    def _store(self, write: Callable[[], None]) -> None:
-        """Write, as often as the database needs to come back. The watchdog ends what hangs for ever."""
-        while not answered(write):
-            time.sleep(_TELL_SECONDS)
+        store_at_last(lambda: answering.fail(self._claim, _message(event)))
 
 
 def _message(event: Failure | Ended) -> str:

@@ -4,12 +4,13 @@ import logging
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from django.db import InterfaceError, OperationalError, connection
 
-from rso_core.errors import TransientError, UserError
+from rso_core.errors import RsoError, TransientError, UserError
 from rso_core.protocol import Event, Failure, Log, Metrics, Progress, Result
 from webapp.runs import jobs
 from webapp.runs.failures import Failed, Reason, lease
@@ -31,14 +32,23 @@ logger = logging.getLogger(__name__)
 def supervise(claim: Claim, runners: WarmRunner, is_leaving: Callable[[], bool]) -> None:
     """Do one shard and store its result or failure. Returns early when the work is no longer this worker's."""
     logger.info("attempt %s of %s shard %s", claim.attempt, claim.spec.kind, claim.spec.shard_index)
+    with held_runner(runners, lost=LeaseLost, level=logging.WARNING) as (runner, watchdog):
+        _Supervision(claim, runner, watchdog).run(is_leaving)
+
+
+@contextmanager
+def held_runner(runners: WarmRunner, *, lost: type[RsoError], level: int) -> Iterator[tuple[RunnerProcess, Watchdog]]:
+    """Yield a runner and its watchdog. `lost`, told at `level`, means that nobody wants the work: the runner is cancelled.
+
+    Any other error, or a supervisor that hangs, kills it.
+    """
     runner = runners.get()
     seconds = SHARE_OF_LEASE * lease().total_seconds()
     with Watchdog(seconds, lambda: runner.signal_group(signal.SIGKILL)) as watchdog:
-        supervision = _Supervision(claim, runner, watchdog)
         try:
-            supervision.run(is_leaving)
-        except LeaseLost as lost:
-            logger.warning("%s; ending its runner", lost)
+            yield runner, watchdog
+        except lost as error:
+            logger.log(level, "%s; ending its runner", error)
             runner.cancel()
         except BaseException:
             runner.kill()  # nobody would look after it
@@ -66,7 +76,7 @@ class _Supervision:
             if self._is_due():
                 self._try_to_report()
         self._runner.cancel()
-        self._store(lambda: jobs.release(self._claim))
+        store_at_last(lambda: jobs.release(self._claim))
 
     def _collect(self, event: Event | None) -> None:
         if isinstance(event, Progress):
@@ -89,7 +99,7 @@ class _Supervision:
     def _conclude(self, event: Result | Failure | Ended) -> None:
         """Store the outcome with all that was said before it."""
         self._watchdog.beat(_STORING_SECONDS)
-        self._store(lambda: jobs.record(self._claim, self._report))
+        store_at_last(lambda: jobs.record(self._claim, self._report))
         if isinstance(event, Result):
             self._finish(event)
             return
@@ -99,7 +109,7 @@ class _Supervision:
 
     def _finish(self, result: Result) -> None:
         try:
-            self._store(lambda: jobs.finish_shard(self._claim, digest=result.digest, summary=result.summary))
+            store_at_last(lambda: jobs.finish_shard(self._claim, digest=result.digest, summary=result.summary))
         except LeaseLost:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it must end the attempt and be shown
@@ -107,12 +117,13 @@ class _Supervision:
 
     def _fail(self, failed: Failed) -> None:
         logger.warning("attempt %s of %s failed: %s", self._claim.attempt, self._claim.spec.kind, failed.message)
-        self._store(lambda: jobs.fail_shard(self._claim, failed))
+        store_at_last(lambda: jobs.fail_shard(self._claim, failed))
 
-    def _store(self, write: Callable[[], None]) -> None:
-        """Write, as often as the database needs to come back. The watchdog ends what hangs for ever."""
-        while not answered(write):
-            time.sleep(_TICK_SECONDS)
+
+def store_at_last(write: Callable[[], None]) -> None:
+    """Write, as often as the database needs to come back. The watchdog ends what hangs for ever."""
+    while not answered(write):
+        time.sleep(_TICK_SECONDS)
 
 
 def answered(write: Callable[[], None]) -> bool:
