@@ -16,21 +16,11 @@ from django.db.models.functions import Now
 from rso_core.errors import UserError
 from webapp.human_eval.models import Answer, Campaign, EndedLease, Item, Participation, Rater, Slot
 
-
-def order_of(base_order: str, number: int) -> str:
-    """Return the response indices from left to right of replica `number`: a row of the cyclic Latin square.
-
-    Over `way` replicas each response stands once in every place; every second block of them uses the reversed rows, so
-    that each neighbourhood comes up as often as its mirror image.
-    """
-    shift = number % len(base_order)
-    row = base_order[shift:] + base_order[:shift]
-    return row[::-1] if number // len(base_order) % 2 else row
-
-
 _SEATED = ("status", "rater", "order", "token", "claimed", "shown", "lease_expires", "ahead", "active_ms", "draft")
 
-# The same for SQL, of a slot `slot` and its item `item`.
+# The response indices from left to right of a slot `slot` of the item `item`: a row of the item's cyclic Latin square. Over
+# `way` replicas each response stands once in every place; every second block of them uses the reversed rows, so that each
+# neighbourhood comes up as often as its mirror image.
 ORDER_SQL = """
 CASE WHEN mod(slot.number / length(item.base_order), 2) = 1 THEN reverse({row}) ELSE {row} END
 """.format(
