@@ -14,6 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 ATTENTION = "rso_sdpa"
+BRANCH_LAYER = "branch_layer"  # the attribute of keys whose cache layer computes the attention (`branch_attention`)
 
 
 def attention_forward(
@@ -25,6 +26,9 @@ def attention_forward(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Return the attention's output [batch, queries, heads, width] and no weights, as transformers asks for it."""
+    layer = getattr(key, BRANCH_LAYER, None)
+    if layer is not None:
+        return layer.attention(module, query, key, value, attention_mask, **options), None
     if query.shape[2] == 1 and query.device.type == "cpu" and not options.get("dropout"):
         return _one_query(query, key, value, attention_mask, **options), None
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)

@@ -1,9 +1,10 @@
 """Sample responses from a policy, with every sampling setting explicit and randomness per prompt.
 
-A loop of our own instead of `model.generate`: nothing can come from a model's generation_config, a prompt is
-read once for all of its responses, and finished responses leave the batch. The random numbers of a prompt come
-from its own seed alone, so its responses do not depend on the shard or the batch it is in (up to the rounding
-of the forward pass, which batch shapes change).
+Loops of our own instead of `model.generate`: nothing can come from a model's generation_config, a prompt is read once
+for all of its responses, and finished responses leave the batch. The random numbers of a prompt come from its own seed
+alone, so its responses do not depend on the shard or the batch it is in (up to the rounding of the forward pass, which
+batch shapes change). Many responses to a prompt are `branch_sampling`; here are one response a prompt, T5, and models
+whose attention is out of the ordinary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,20 +15,24 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
+from rso_core.branch_sampling import Flight
+from rso_core.cross_attention import cross_cache
 from rso_core.errors import UserError
 from rso_core.kv_cache import roomy_cache
 from rso_core.models import LanguageModel
+from rso_core.token_sampling import Response, Sampling, sample_tokens
+
+_BRANCHES = 4  # responses from which on a prompt is read apart from them
 
 
-@dataclass(frozen=True)
-class Response:
-    """A sampled response; `token_ids` ends with EOS unless `truncated` (the length limit came first)."""
+def generate(
+    lm: LanguageModel, prompts: Sequence[Sequence[int]], *, seeds: Sequence[int], **settings: Any
+) -> list[list[Response]]:
+    """Return what `responses` yields."""
+    return list(responses(lm, prompts, seeds=seeds, **settings))
 
-    token_ids: list[int]
-    truncated: bool
 
-
-def generate(  # noqa: PLR0913 - every sampling setting is explicit
+def responses(  # noqa: PLR0913 - every sampling setting is explicit
     lm: LanguageModel,
     prompts: Sequence[Sequence[int]],
     *,
@@ -37,24 +42,50 @@ def generate(  # noqa: PLR0913 - every sampling setting is explicit
     max_new_tokens: int,
     seeds: Sequence[int],
     batch_size: int,
-) -> list[list[Response]]:
-    """Return `num_responses` responses to each prompt of token ids.
+) -> Iterator[list[Response]]:
+    """Yield `num_responses` responses to each prompt of token ids, in the order of the prompts.
 
-    `top_k` 0 samples among all tokens, 1 is greedy. About `batch_size` responses are decoded at once (an eighth more when that
-    saves a pass).
+    `top_k` 0 samples among all tokens, 1 is greedy. At most `batch_size` responses are decoded at once (where prompts are
+    padded, an eighth more when that saves a pass).
     Raises UserError when a prompt with its response does not fit the model's context, or when the model computes NaN.
     """
     _check(lm, prompts, max_new_tokens)
-    found: list[list[Response]] = [[] for _ in prompts]
-    with torch.inference_mode():
-        for block, width in _blocks(len(prompts), num_responses, batch_size):
-            uniforms = torch.cat([_uniforms(seeds[i], max_new_tokens, num_responses)[width] for i in block])
-            branches = len(uniforms) // len(block)
+    sampling = Sampling(temperature=temperature, top_k=top_k, max_new_tokens=max_new_tokens)
+
+    def uniforms(prompt: int) -> Tensor:
+        return _uniforms(seeds[prompt], max_new_tokens, num_responses)
+
+    if lm.family == "causal" and prompts and num_responses >= _BRANCHES and max_new_tokens:
+        flight = Flight(lm, prompts, uniforms, sampling, num_responses=num_responses, rows=batch_size)
+        if flight.suits():
+            yield from flight.responses()
+            return
+    yield from _padded(lm, prompts, uniforms, sampling, num_responses=num_responses, batch_size=batch_size)
+
+
+def _padded(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    uniforms: Callable[[int], Tensor],
+    sampling: Sampling,
+    *,
+    num_responses: int,
+    batch_size: int,
+) -> Iterator[list[Response]]:
+    """Yield the responses of any model: each row holds its prompt, padded to the longest of its block."""
+    found: list[list[Response]] = []
+    for block, width in _blocks(len(prompts), num_responses, batch_size):
+        with torch.inference_mode():
+            numbers = torch.cat([uniforms(i)[width] for i in block])
+            branches = len(numbers) // len(block)
             decoding = _Decoding(lm, [prompts[i] for i in block], branches)
-            sampled = _decode(decoding, uniforms.to(lm.device), temperature=temperature, top_k=top_k)
-            for row, response in enumerate(sampled):
-                found[block[row // branches]].append(response)
-    return found
+            sampled = _decode(decoding, numbers.to(lm.device), sampling)
+        if width.start == 0:
+            found = [[] for _ in block]
+        for row, response in enumerate(sampled):
+            found[row // branches].append(response)
+        if width.stop == num_responses:
+            yield from found
 
 
 def generate_one(
@@ -69,11 +100,11 @@ def generate_one(
 ) -> Response:
     """Return the response that `generate` returns for this prompt and seed, telling its tokens as they are drawn."""
     _check(lm, [prompt], max_new_tokens)
+    sampling = Sampling(temperature=temperature, top_k=top_k, max_new_tokens=max_new_tokens)
     with torch.inference_mode():
         uniforms = _uniforms(seed, max_new_tokens, 1).to(lm.device)
-        decoding = _Decoding(lm, [prompt], 1)
         (response,) = _decode(
-            decoding, uniforms, temperature=temperature, top_k=top_k, on_drawn=lambda drawn: on_token(int(drawn[0]))
+            _Decoding(lm, [prompt], 1), uniforms, sampling, on_drawn=lambda drawn: on_token(int(drawn[0]))
         )
     return response
 
@@ -129,9 +160,9 @@ class _Decoding:
             logits = self._forward(input_ids=padded, position_ids=positions(self.mask))
         else:
             self.encoded = self.lm.plain.get_encoder()(input_ids=padded, attention_mask=self.mask).last_hidden_state
-            self.cache = EncoderDecoderCache(
-                roomy_cache(self.lm.plain.config), DynamicCache(config=self.lm.plain.config)
-            )
+            config = self.lm.plain.config
+            read = cross_cache(config, self.mask) if self.branches >= _BRANCHES else DynamicCache(config=config)
+            self.cache = EncoderDecoderCache(roomy_cache(config), read)
             first = torch.full((len(padded), 1), decoder_start_id(self.lm), device=self.lm.device)
             logits = self._forward(decoder_input_ids=first)
         rows = torch.arange(len(padded), device=self.lm.device).repeat_interleave(self.branches)
@@ -150,7 +181,8 @@ class _Decoding:
         self.cache.batch_select_indices(rows)
         self.mask = self.mask[rows]
         if self.encoded is not None:
-            self.encoded = self.encoded[rows]
+            # Only its shape is looked at from here on: the keys and values made of it are in the cache.
+            self.encoded = self.encoded[:1].expand(len(rows), -1, -1)
 
     def _forward(self, **inputs: Tensor) -> Tensor:
         if self.encoded is not None:
@@ -182,12 +214,7 @@ def decoder_start_id(lm: LanguageModel) -> int:
 
 
 def _decode(
-    decoding: _Decoding,
-    uniforms: Tensor,
-    *,
-    temperature: float,
-    top_k: int,
-    on_drawn: Callable[[Tensor], None] | None = None,
+    decoding: _Decoding, uniforms: Tensor, sampling: Sampling, *, on_drawn: Callable[[Tensor], None] | None = None
 ) -> list[Response]:
     """Sample one response a row of `uniforms` [rows, steps]; compact the batch whenever half of it has finished."""
     rows, steps = uniforms.shape
@@ -196,9 +223,8 @@ def _decode(
     done = torch.zeros(rows, dtype=torch.bool, device=uniforms.device)
     active = torch.arange(rows, device=uniforms.device)  # which response each row of the batch is
     logits = decoding.start()
-    _refuse_nan(logits)
     for step in range(steps):
-        drawn = sample_tokens(logits, uniforms[active, step], temperature=temperature, top_k=top_k)
+        drawn = sample_tokens(logits, uniforms[active, step], sampling)
         drawn = torch.where(done[active], eos, drawn)
         tokens[active, step] = drawn
         if on_drawn is not None:
@@ -215,37 +241,8 @@ def _decode(
     return [_response(ids, eos) for ids in tokens.tolist()] if steps else [Response([], truncated=True)] * rows
 
 
-def _refuse_nan(logits: Tensor) -> None:
-    """Raise UserError when a model computes NaN: a token would still be drawn, and mean nothing."""
-    if bool(logits.isnan().any()):
-        message = (
-            "the model's next-token logits are NaN: its weights hold NaN or infinity, or overflow its precision. Import the "
-            "model again, use model.dtype float32, or train it again with a lower learning rate"
-        )
-        raise UserError(message)
-
-
 def _response(ids: list[int], eos: int) -> Response:
     """Cut after the first EOS; the array was filled with EOS, so a response without one reached the limit."""
     if eos in ids:
         return Response(ids[: ids.index(eos) + 1], truncated=False)
     return Response(ids, truncated=True)
-
-
-def sample_tokens(logits: Tensor, uniforms: Tensor, *, temperature: float, top_k: int) -> Tensor:
-    """Draw one token a row by inverting the cumulative distribution of softmax(top_k(logits) / temperature).
-
-    Shapes: logits [rows, vocabulary] in any precision, uniforms [rows] in [0, 1), float64; returns [rows].
-    """
-    if top_k == 1:
-        return logits.argmax(dim=-1)
-    logits = logits.float()
-    if 0 < top_k < logits.shape[-1]:
-        values, choices = logits.topk(top_k, dim=-1)
-    else:
-        values, choices = logits, None
-    cumulative = torch.softmax(values / temperature, dim=-1).double().cumsum(dim=-1)
-    # The last entry is 1 only up to rounding: scaling by it keeps every draw inside.
-    found = torch.searchsorted(cumulative, (uniforms * cumulative[:, -1])[:, None], right=True)
-    found = found.clamp(max=cumulative.shape[-1] - 1)
-    return (found if choices is None else choices.gather(1, found)).squeeze(1)

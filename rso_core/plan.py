@@ -21,20 +21,20 @@ CODE_VERSIONS: dict[str, int] = {
     "length_profile": 1,
     "sft": 1,
     "reward_training": 2,
-    "sampling": 1,
+    "sampling": 2,
     "scoring": 2,
     "rejection_sampling": 1,
     "preference_pairs": 2,
     "reference_log_probs": 1,
     "policy_fitting": 1,
-    "checkpoint_selection": 2,
-    "generation": 1,
+    "checkpoint_selection": 3,
+    "generation": 2,
     "win_rate": 2,
     "report": 1,
     # Not part of a run: work the product does before one, or after it for a human evaluation.
     "import_dataset": 1,
     "import_model": 1,
-    "responses": 1,
+    "responses": 2,
 }
 CPU_KINDS = frozenset({"length_profile", "rejection_sampling", "report", "import_dataset", "import_model"})
 TITLES: dict[str, str] = {

@@ -119,34 +119,29 @@ def sampling(job: Job) -> dict[str, Any]:
 
 
 def _sample_rows(job: Job, rows: Sequence[Row], summary: dict[str, Any]) -> Iterator[Row]:
-    from rso_core.generation import generate
+    from rso_core.generation import responses
 
     lm, config = job.model("policy"), job.config["sampling"]
     counter = Counter(job, len(rows) * config["num_candidates"], "candidates")
-    for block in blocks(rows, _prompts_at_once(config)):
-        prompts = [policy_prompt(job, lm.tokenizer, lm.family, row["messages"]) for row in block]
-        samples = generate(
-            lm,
-            [prompt.ids for prompt in prompts],
-            num_responses=config["num_candidates"] + 1,
-            temperature=config["temperature"],
-            top_k=config["top_k"],
-            max_new_tokens=job.config["max_response_tokens"],
-            seeds=[prompt_seed(job.config["seed"], "sampling", row["prompt_id"]) for row in block],
-            batch_size=sequences_at_once(config["batch_size"], config["num_candidates"]),
-        )
-        for row, prompt, responses in zip(block, prompts, samples, strict=True):
-            # The last decode is the baseline y_b: drawn like the others, never one of them.
-            pool = [_candidate(lm.tokenizer, i, response) for i, response in enumerate(responses)]
-            baseline = {**pool.pop(), "sample_index": -1}
-            tokens = sum(len(c["token_ids"]) for c in pool)
-            _count_pool(summary, pool, tokens)
-            counter.add(len(pool), tokens + len(baseline["token_ids"]))
-            yield {**prompt_columns(row), "prompt_token_ids": prompt.ids, "candidates": pool, "baseline": baseline}
-
-
-def _prompts_at_once(config: dict[str, Any]) -> int:
-    return max(1, int(config["batch_size"]) // (int(config["num_candidates"]) + 1))
+    prompts = [policy_prompt(job, lm.tokenizer, lm.family, row["messages"]) for row in rows]
+    samples = responses(
+        lm,
+        [prompt.ids for prompt in prompts],
+        num_responses=config["num_candidates"] + 1,
+        temperature=config["temperature"],
+        top_k=config["top_k"],
+        max_new_tokens=job.config["max_response_tokens"],
+        seeds=[prompt_seed(job.config["seed"], "sampling", row["prompt_id"]) for row in rows],
+        batch_size=sequences_at_once(config["batch_size"], config["num_candidates"]),
+    )
+    for row, prompt, found in zip(rows, prompts, samples, strict=True):
+        # The last decode is the baseline y_b: drawn like the others, never one of them.
+        pool = [_candidate(lm.tokenizer, i, response) for i, response in enumerate(found)]
+        baseline = {**pool.pop(), "sample_index": -1}
+        tokens = sum(len(c["token_ids"]) for c in pool)
+        _count_pool(summary, pool, tokens)
+        counter.add(len(pool), tokens + len(baseline["token_ids"]))
+        yield {**prompt_columns(row), "prompt_token_ids": prompt.ids, "candidates": pool, "baseline": baseline}
 
 
 def sequences_at_once(batch_size: int, num_candidates: int) -> int:
