@@ -15,9 +15,14 @@ GPU_WORKERS ?= 0
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 COVERAGE ?= 90
+# The speed benchmarks' peers live in an environment of their own; model and preference file are yours.
+PEERS := .venv-peers
+MODEL ?=
+BENCH = $(PY) -m benchmarks.$(1) $(if $(MODEL),--model "$(MODEL)") $(if $(PREFERENCES),--preferences "$(PREFERENCES)") $(ARGS)
 SOURCES := rso_core webapp workers tests manage.py $(wildcard benchmarks)
 
-.PHONY: help setup up demo demo-real test test-long check fmt docs lock bench-import bench-coverage bench-results bench-rating bench-claims clean browser
+.PHONY: help setup up demo demo-real test test-long check fmt docs lock bench-import bench-coverage bench-results bench-rating bench-claims clean browser \
+  lock-peers bench-peers bench bench-matmul bench-fitting bench-scoring bench-sampling bench-reward bench-run bench-study bench-growth bench-report
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,5 +106,47 @@ bench-rating: $(STAMP) ## Measure rating over HTTP: 40 raters in the started pro
 bench-claims: $(STAMP) ## Measure how tasks are handed out: 40 raters at once, 300 tasks with 3 replicas each
 	@$(PY) benchmarks/claims.py $(ARGS)
 
+lock-peers: $(STAMP) ## Pin the newest allowed versions of what the benchmarks are measured against
+	@$(PY) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
+	@$(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-package torch \
+	  --custom-compile-command "make lock-peers" benchmarks/peers/requirements.in -o benchmarks/peers/requirements.txt
+
+bench-peers: $(PEERS)/.ready ## Make the environment of TRL and transformers that the benchmarks are measured against
+
+$(PEERS)/.ready: benchmarks/peers/requirements.txt | $(STAMP)
+	@[ -x $(PEERS)/bin/python ] || $(PY) -m venv $(PEERS)
+	@$(PEERS)/bin/pip install -qq --disable-pip-version-check --no-deps --require-hashes -r $<
+	@$(PEERS)/bin/pip install -qq --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") "$(TORCH)"
+	@touch $@
+
+bench: bench-matmul bench-fitting bench-scoring bench-sampling bench-reward bench-study bench-growth bench-run bench-report ## All speed benchmarks (hours): MODEL=FOLDER PREFERENCES=FILE
+
+bench-matmul: $(STAMP) ## Measure the machine's matrix products at the model's shapes: MODEL=FOLDER
+	@$(call BENCH,matmul)
+
+bench-fitting: bench-peers ## Measure policy fitting against TRL's DPOTrainer: MODEL=FOLDER PREFERENCES=FILE
+	@$(call BENCH,fitting)
+
+bench-scoring: bench-peers ## Measure scoring of candidates against plain batches: MODEL=FOLDER PREFERENCES=FILE
+	@$(call BENCH,scoring)
+
+bench-sampling: bench-peers ## Measure sampling against generate: MODEL=FOLDER PREFERENCES=FILE
+	@$(call BENCH,sampling)
+
+bench-reward: bench-peers ## Measure reward-model training against plain transformers: MODEL=FOLDER PREFERENCES=FILE
+	@$(call BENCH,reward_training)
+
+bench-run: bench-peers ## Measure whole runs against the same steps with TRL and transformers (hours): MODEL=FOLDER PREFERENCES=FILE
+	@$(call BENCH,whole_run)
+
+bench-study: $(STAMP) ## Measure the grid of losses and pair sources over shared stages against separate runs
+	@$(PY) -m benchmarks.study_grid $(ARGS)
+
+bench-growth: $(STAMP) ## Measure how time and memory grow with prompts and with candidates
+	@$(PY) -m benchmarks.cost_growth $(ARGS)
+
+bench-report: $(STAMP) ## Make docs/performance.md from benchmarks/results and benchmarks/notes
+	@$(PY) -m benchmarks.report
+
 clean: ## Remove caches and the environment (the data in var/ stays)
-	@rm -rf $(VENV) $(VENV)-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov test-results
+	@rm -rf $(VENV) $(VENV)-lock $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov test-results
