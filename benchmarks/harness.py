@@ -96,11 +96,10 @@ class Worker:
         return _ask(self._process, self.side, {"round": 1})
 
 
-@contextmanager
-def started(side: Side, options: argparse.Namespace) -> Iterator[Worker]:
-    """Start a side and wait until it is loaded; end it afterwards."""
+def environment(options: argparse.Namespace) -> dict[str, str]:
+    """Return the environment of a measured process: the same threads for every library, no network, no GPU."""
     threads = str(options.threads)
-    environment = {
+    return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "RSO_THREADS": threads,
@@ -109,10 +108,15 @@ def started(side: Side, options: argparse.Namespace) -> Iterator[Worker]:
         "HF_HUB_OFFLINE": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
+
+
+@contextmanager
+def started(side: Side, options: argparse.Namespace) -> Iterator[Worker]:
+    """Start a side and wait until it is loaded; end it afterwards."""
     command = [side.python, "-m", "benchmarks.worker", side.module]
     settings = {"threads": options.threads, "dtype": dtype(options), "seed": options.seed, **side.settings}
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(options), cwd=ROOT
     ) as process:
         try:
             yield Worker(side, process, _ask(process, side, {"settings": settings}))
