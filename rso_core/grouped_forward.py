@@ -1,10 +1,10 @@
 """log π(y|x) of a prompt's responses: what losses, reference values and KL are made of.
 
-Responses come grouped by prompt. Here each response is one row of a batch; a faster forward pass that reads
-the prompt once for all of its responses can replace the inside without changing the interface.
+Responses come grouped by prompt, and the prompt is read once for all of them, without padding. A model that cannot
+share it exactly (`packs`) reads each response as one row of a batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,14 @@ from torch import Tensor
 from rso_core.errors import UserError
 from rso_core.generation import decoder_start_id, pad_left, positions
 from rso_core.models import LanguageModel
+from rso_core.packed_forward import head, packed_hidden, packs
+from rso_core.packed_layout import Segment
+from rso_core.seq2seq_forward import decoder_hidden, decoder_packs
+from rso_core.token_log_probs import token_log_probs
+
+Ids = tuple[int, ...]
+Row = tuple[Ids, Ids]  # a prompt and one response
+Tree = tuple[Ids, list[Ids]]  # a prompt and its responses
 
 
 @dataclass(frozen=True)
@@ -26,15 +34,36 @@ class Group:
 def response_log_probs(lm: LanguageModel, groups: Sequence[Group], *, batch_size: int) -> list[Tensor]:
     """Return log π(y|x), summed over the response's tokens (EOS included, never averaged), one float32 [K] a group.
 
-    At most `batch_size` responses go through the model at once. Gradients flow when they are enabled.
-    Raises UserError for an empty prompt or response, and for one beyond the model's context.
+    At most `batch_size` responses go through the model at once; the same response of a prompt goes through it once.
+    Gradients flow when they are enabled. Raises UserError for an empty prompt or response, and for one beyond the
+    model's context.
     """
     rows = [(group.prompt_ids, response) for group in groups for response in group.responses]
     _check(lm, rows)
-    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    found = [_batch_log_probs(lm, batch) for batch in batches]
-    values = torch.cat(found) if found else torch.zeros(0, device=lm.device)
-    return list(torch.split(values, [len(group.responses) for group in groups]))
+    shared = shares_prompts(lm)
+    found: dict[Row, Tensor] = {}
+    for part in _parts(groups, batch_size):
+        values = _shared_log_probs(lm, part) if shared else _plain_log_probs(lm, part)
+        keys = [(prompt, response) for prompt, responses in part for response in responses]
+        found |= zip(keys, values.unbind(), strict=True)
+    return [_stacked(lm, [found[tuple(group.prompt_ids), tuple(ids)] for ids in group.responses]) for group in groups]
+
+
+def _stacked(lm: LanguageModel, values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)) if values else torch.zeros(0, device=lm.device)
+
+
+def _parts(groups: Sequence[Group], batch_size: int) -> Iterator[list[Tree]]:
+    """Yield distinct responses by prompt, at most `batch_size` responses at a time."""
+    distinct: dict[Ids, dict[Ids, None]] = {}
+    for group in groups:
+        distinct.setdefault(tuple(group.prompt_ids), {}).update(dict.fromkeys(map(tuple, group.responses)))
+    rows = [(prompt, response) for prompt, responses in distinct.items() for response in responses]
+    for start in range(0, len(rows), batch_size):
+        part: dict[Ids, list[Ids]] = {}
+        for prompt, response in rows[start : start + batch_size]:
+            part.setdefault(prompt, []).append(response)
+        yield list(part.items())
 
 
 def _check(lm: LanguageModel, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
@@ -48,6 +77,33 @@ def _check(lm: LanguageModel, rows: Sequence[tuple[Sequence[int], Sequence[int]]
                 f"{lm.context_limit}; lower data.max_prompt_tokens or data.max_response_tokens"
             )
             raise UserError(message)
+
+
+def shares_prompts(lm: LanguageModel) -> bool:
+    """Return whether a prompt is read once for all of its responses: where that is exact, and no dropout is drawn."""
+    return packs(lm) if lm.family == "causal" else decoder_packs(lm)
+
+
+def _shared_log_probs(lm: LanguageModel, trees: Sequence[Tree]) -> Tensor:
+    """Return log π of every response; each prompt is read once, logits are made at the responses' tokens only."""
+    responses = [response for _, of_prompt in trees for response in of_prompt]
+    if lm.family == "causal":
+        hidden, layout = packed_hidden(
+            lm, [Segment(prompt, [Segment(ids) for ids in found]) for prompt, found in trees]
+        )
+        hidden = hidden.index_select(0, layout.predicting_tokens(layout.leaves))
+    else:
+        hidden = decoder_hidden(lm, trees)
+    targets = torch.tensor([token for response in responses for token in response], device=lm.device)
+    lengths = torch.tensor([len(response) for response in responses], device=lm.device)
+    owners = torch.arange(len(responses), device=lm.device).repeat_interleave(lengths)
+    values = token_log_probs(hidden, head(lm), targets).double()
+    return values.new_zeros(len(responses)).index_add(0, owners, values).float()
+
+
+def _plain_log_probs(lm: LanguageModel, trees: Sequence[Tree]) -> Tensor:
+    """Return the same, every response a row of its own behind its prompt: for models that cannot share it."""
+    return _batch_log_probs(lm, [(prompt, response) for prompt, responses in trees for response in responses])
 
 
 def _batch_log_probs(lm: LanguageModel, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor:

@@ -240,11 +240,15 @@ def _forget_sampling_defaults(model: Any) -> None:
     model.generation_config = GenerationConfig(**{name: getattr(old, name, None) for name in names})
 
 
+def dropouts(config: Any) -> dict[str, float]:
+    """Return every dropout rate of a configuration by its name."""
+    named = {name: v for name, v in config.to_dict().items() if "dropout" in name or name.endswith("pdrop")}
+    return {name: v for name, v in named.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+
+
 def _set_dropout(config: Any, dropout: float) -> None:
-    for name, value in config.to_dict().items():
-        named = "dropout" in name or name.endswith("pdrop")
-        if named and isinstance(value, int | float) and not isinstance(value, bool):
-            setattr(config, name, dropout)
+    for name in dropouts(config):
+        setattr(config, name, dropout)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
