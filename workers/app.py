@@ -20,7 +20,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 os.environ.setdefault("CELERY_SKIP_CHECKS", "1")  # they would load every page; the web process makes them
 django.setup()
 
-from webapp.runs.queue import FORGET_UPLOADS, REAP, broker_settings  # noqa: E402 - needs the settings
+from webapp.runs.queue import CHECK_CAMPAIGNS, FORGET_UPLOADS, REAP, broker_settings  # noqa: E402 - needs the settings
 from workers.lifeline import die_with_parent  # noqa: E402
 from workers.presence import Presence  # noqa: E402
 
@@ -38,6 +38,7 @@ app.conf.update(
     beat_schedule={
         "reap": {"task": REAP, "schedule": REAP_SECONDS, "options": {"queue": "cpu", "expires": REAP_SECONDS}},
         "forget uploads": {"task": FORGET_UPLOADS, "schedule": HOUR, "options": {"queue": "cpu", "expires": HOUR}},
+        "check campaigns": {"task": CHECK_CAMPAIGNS, "schedule": HOUR, "options": {"queue": "cpu", "expires": HOUR}},
     },
 )
 

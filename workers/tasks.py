@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db import DatabaseError, InterfaceError
 
-from webapp.human_eval import abandoned_uploads
+from webapp.human_eval import abandoned_uploads, daily_check
 from webapp.playground import answering, limits, tidying
 from webapp.playground.answering import AnswerClaim
 from webapp.runs import jobs, queue, reaper
@@ -96,8 +96,14 @@ def forget_uploads() -> None:
     abandoned_uploads.forget_abandoned_uploads()
 
 
+def check_campaigns() -> None:
+    """Look once a day whether the slots and answers of every campaign fit."""
+    daily_check.check_when_due()
+
+
 # Called, not written as decorators, which would take the functions' types away.
 app.task(name=queue.EXECUTE_STAGE, bind=True)(execute_stage)
 app.task(name=queue.ANSWER_QUESTIONS, bind=True)(answer_questions)
 app.task(name=queue.REAP)(reap)
 app.task(name=queue.FORGET_UPLOADS)(forget_uploads)
+app.task(name=queue.CHECK_CAMPAIGNS)(check_campaigns)

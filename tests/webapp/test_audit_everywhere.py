@@ -15,8 +15,9 @@ from django.db import transaction
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
+from tests.webapp.human_eval.comparisons import compared, finished_run
 from tests.webapp.human_eval.made_campaigns import answer, made_campaign, made_rater
-from tests.webapp.human_eval.test_campaign_pages import PROLIFIC, known, typed
+from tests.webapp.human_eval.typed import PROLIFIC, known, typed
 from tests.webapp.made_runs import config_of, finish_run, imported, launched, signed_in
 from webapp.accounts.first_sign_in import first_sign_in_path
 from webapp.accounts.models import AuditEntry, User
@@ -146,6 +147,11 @@ def missing(world: World) -> int:
     return pk
 
 
+def sampled(world: World) -> int:
+    """Return a draft of which a worker is to sample responses."""
+    return compared(world.owner, finished_run(world.owner, answered=[])).campaign.pk
+
+
 def settings_of(world: World) -> dict[str, Any]:
     labels = {f"label_{index}": f"System {index}" for index in range(3)}
     return template_values("summarization") | labels | {"name": "Renamed", "max_items_per_rater": 5}
@@ -210,6 +216,10 @@ WRITES: dict[str, tuple[str, Callable[[World], object]]] = {
         "uploaded responses to", lambda w: w.post("campaign_upload", missing(w), {"index": 2}, **system_of_file(w)),
     ),
     "campaign_retry": ("retried the sampling of", lambda w: w.post("campaign_retry", w.campaign.pk, {"index": 0})),
+    "campaign_stop": ("stopped the sampling of", lambda w: w.post("campaign_stop", sampled(w), {"index": 0})),
+    "campaign_contents": (
+        "changed systems and prompts of", lambda w: w.post("campaign_contents", draft(w), **typed()),
+    ),
     "invite": ("invited", lambda w: w.post("invite", w.campaign.pk, count=1, notes="Ada", days=3)),
     "revoke_invitation": (
         "revoked an invitation", lambda w: w.post("revoke_invitation", w.campaign.pk, invitation_of(w)),

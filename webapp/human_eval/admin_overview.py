@@ -11,7 +11,9 @@ from typing import Any
 from django.db.models import Count, Exists, Min, OuterRef, Q
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.http import urlencode
 
+from webapp.human_eval.daily_check import CHECK, Check, last_check
 from webapp.human_eval.models import Answer, Campaign, Exclusion, Item, Slot
 from webapp.runs.models import LIVE, Shard, Stage, Status, Worker
 from webapp.runs.overview import queues_without_worker
@@ -20,6 +22,7 @@ from webapp.runs.transitions import WORKER_SEEN_WITHIN
 DAY = timedelta(days=1)
 JUMP = 0.1  # of all answers, in a day
 FEWEST = 10  # answers of which a share says something
+_SHOWN = 3  # findings of the daily check
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class AdminOverview:
     campaigns: list[OpenCampaign]
     raters: int  # that answered in the last day
     alarms: list[Alarm]
+    check: Check | None  # the last daily one
 
     @property
     def workers_living(self) -> int:
@@ -140,13 +144,15 @@ def admin_overview() -> AdminOverview:
     since = timezone.now() - DAY
     campaigns = _open_campaigns(since)
     lately = Answer.objects.filter(campaign__status=Campaign.Status.OPEN, submitted__gte=since)
+    check = last_check()
     return AdminOverview(
         workers=_workers(since),
         queues=_queues(),
         failed=_failed(since),
         campaigns=campaigns,
         raters=lately.aggregate(raters=Count("rater", distinct=True))["raters"],
-        alarms=[*_idle_queues(), *(_jump(row) for row in campaigns if row.shares.jumps)],
+        alarms=[*_misfits(check), *_idle_queues(), *(_jump(row) for row in campaigns if row.shares.jumps)],
+        check=check,
     )
 
 
@@ -211,6 +217,19 @@ def _idle_queues() -> list[Alarm]:
     reason = "Start a worker of this queue, or look at why it is not heard of."
     url = reverse("admin:runs_worker_changelist")
     return [Alarm(title.format(name), reason, url, action) for name in queues_without_worker()]
+
+
+def _misfits(check: Check | None) -> list[Alarm]:
+    if check is None or not check.count:
+        return []
+    shown = "; ".join(check.findings[:_SHOWN])
+    more = f"; and {check.count - _SHOWN:,} more" if check.count > _SHOWN else ""
+    reason = (
+        f"The daily check found in {check.campaigns:,} campaigns: {shown}{more}. Results of these campaigns may be wrong. Run "
+        f"“manage.py check_campaigns” to see whether it is so still."
+    )
+    url = f"{reverse('audit_log')}?{urlencode({'kind': CHECK})}"
+    return [Alarm("Slots and answers of a campaign do not fit", reason, url, "See the checks")]
 
 
 def _jump(row: OpenCampaign) -> Alarm:

@@ -13,7 +13,8 @@ import yaml
 from rso_core.errors import UserError
 from webapp.accounts.models import User
 from webapp.human_eval.campaign_texts import TEMPLATES
-from webapp.human_eval.forms_campaigns import PLACES, NewCampaignForm, template_values, written_anchors
+from webapp.human_eval.forms_campaigns import template_values, written_anchors
+from webapp.human_eval.forms_contents import PLACES, NewCampaignForm
 from webapp.runs.models import Dataset, Run
 
 _KINDS = ("policy", "sft", "target", "file")

@@ -186,6 +186,11 @@ class SystemRow:
         return bool(self.missing and self.system.stage is not None and not self.failed)
 
     @property
+    def unasked(self) -> bool:
+        """Return whether nobody samples the rest, as somebody stopped it."""
+        return bool(self.missing and self.system.run_id and self.system.stage is None)
+
+    @property
     def wants_file(self) -> bool:
         """Return whether somebody must upload the rest."""
         return bool(self.missing and self.system.kind == System.Kind.FILE)

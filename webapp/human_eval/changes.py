@@ -2,7 +2,7 @@
 
 Names, texts, limits and more replicas are free at any time. Questions, scale and what it takes to qualify give the
 answers their meaning: they are fixed once somebody has had a task in hand, and while the campaign is open, when
-somebody may have one at any moment. Systems and prompts are those of the draft's creation; clone it for others.
+somebody may have one at any moment. Systems and prompts stay once a draft has been opened (`draft_contents`).
 """
 
 from collections.abc import Collection, Mapping

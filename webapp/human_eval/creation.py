@@ -14,7 +14,7 @@ from webapp.accounts.audit import record
 from webapp.accounts.models import User
 from webapp.human_eval.models import Campaign, Item, Response, System
 from webapp.human_eval.prompt_sets import PromptSet, prompt_set
-from webapp.human_eval.responses import fill, model_digest, request_responses
+from webapp.human_eval.responses import fill, lock_samplings, model_digest, request_responses, stop_unasked
 from webapp.runs.models import Dataset, Run, Status
 from webapp.runs.text import storable
 
@@ -24,12 +24,16 @@ _LONGEST_ROOT = 200
 
 @dataclass(frozen=True)
 class SystemChoice:
-    """A system to compare. `run` is given for policies and SFT models; responses of a FILE are uploaded afterwards."""
+    """A system to compare. `run` is given for policies and SFT models; responses of a FILE are uploaded afterwards.
+
+    `uploaded` is the index of the draft's system whose uploaded responses it keeps.
+    """
 
     kind: str
     label: str
     run: Run | None = None
     is_reference: bool = False
+    uploaded: int | None = None
 
 
 class Created(NamedTuple):
@@ -45,34 +49,41 @@ def create_campaign(*, owner: User, values: Mapping[str, Any], systems: Sequence
     Raises UserError when the systems cannot be compared, a name is taken, or there are too few prompts.
     """
     campaign = Campaign(owner=owner, way=len(systems), **values)
-    if campaign.dataset is None:
-        message = "a campaign needs a dataset to take its prompts from"
-        raise UserError(message)
-    _refuse_systems(systems, campaign, campaign.dataset)
-    runs = {choice.run.pk: choice.run for choice in systems if choice.run is not None}
-    prompts = prompt_set(
-        campaign.dataset, split=campaign.split, runs=runs.values(), limit=campaign.num_items, seed=campaign.seed
-    )
+    dataset = refuse_systems(systems, campaign)
+    prompts = draw_prompts(campaign, dataset, systems, limit=campaign.num_items)
     campaign.num_items = len(prompts.rows)
     with transaction.atomic():
         _save(campaign)
-        made = [_system(campaign, index, choice) for index, choice in enumerate(systems)]
-        Item.objects.bulk_create((_item(campaign, i, row) for i, row in enumerate(prompts.rows)), batch_size=1000)
-        for system in made:
-            _find_responses(system, prompts.rows)
-        record(
-            owner,
-            "created",
-            campaign,
-            systems=[system.label for system in made],
-            prompts=len(prompts.rows),
-            left_out_as_trained_on=prompts.trained_on,
-        )
+        for system in make_contents(campaign, systems, prompts):
+            find_responses(system, prompts)
+        record(owner, "created", campaign, **what_was_chosen(systems, prompts))
     return Created(campaign, prompts)
 
 
-def _refuse_systems(systems: Sequence[SystemChoice], campaign: Campaign, dataset: Dataset) -> None:
-    """Raise UserError, saying what is wrong, unless the systems can be compared on this dataset."""
+def draw_prompts(campaign: Campaign, dataset: Dataset, systems: Sequence[SystemChoice], *, limit: int) -> PromptSet:
+    """Draw `limit` prompts (0: all) of the campaign's split that none of the systems was trained on."""
+    runs = {choice.run.pk: choice.run for choice in systems if choice.run is not None}
+    return prompt_set(dataset, split=campaign.split, runs=runs.values(), limit=limit, seed=campaign.seed)
+
+
+def make_contents(campaign: Campaign, systems: Sequence[SystemChoice], prompts: PromptSet) -> list[System]:
+    """Make the systems, which are returned, and the counted items of a draft that has none."""
+    made = [_system(campaign, index, choice) for index, choice in enumerate(systems)]
+    Item.objects.bulk_create((_item(campaign, i, row) for i, row in enumerate(prompts.rows)), batch_size=1000)
+    return made
+
+
+def what_was_chosen(systems: Sequence[SystemChoice], prompts: PromptSet) -> dict[str, Any]:
+    """Return for the audit log what is compared, and on how many prompts."""
+    labels = [choice.label for choice in systems]
+    return {"systems": labels, "prompts": len(prompts.rows), "left_out_as_trained_on": prompts.trained_on}
+
+
+def refuse_systems(systems: Sequence[SystemChoice], campaign: Campaign) -> Dataset:
+    """Raise UserError, saying what is wrong, unless the systems can be compared on the campaign's dataset; return that."""
+    if campaign.dataset is None:
+        message = "a campaign needs a dataset to take its prompts from"
+        raise UserError(message)
     if len(systems) not in WAYS:
         message = f"a campaign compares two or three systems, got {len(systems)}"
         raise UserError(message)
@@ -80,12 +91,13 @@ def _refuse_systems(systems: Sequence[SystemChoice], campaign: Campaign, dataset
     if double := next((label for label in labels if labels.count(label) > 1), ""):
         message = f"two systems are called {double!r}; give each a name of its own"
         raise UserError(message)
-    sources = [(choice.kind, choice.run.pk if choice.run else None) for choice in systems]
-    if any(sources.count(source) > 1 for source in sources if source[0] != System.Kind.FILE):
+    sources = [(choice.kind, choice.run.pk if choice.run else None, choice.uploaded) for choice in systems]
+    if any(sources.count(source) > 1 for source in sources if source[0] != System.Kind.FILE or source[2] is not None):
         message = "two of the systems are the same; choose different ones"
         raise UserError(message)
     for choice in systems:
-        _refuse_system(choice, campaign, dataset)
+        _refuse_system(choice, campaign, campaign.dataset)
+    return campaign.dataset
 
 
 def _refuse_system(choice: SystemChoice, campaign: Campaign, dataset: Dataset) -> None:
@@ -146,9 +158,10 @@ def _item(campaign: Campaign, index: int, row: Row) -> Item:
     )
 
 
-def _find_responses(system: System, rows: Sequence[Row]) -> None:
+def find_responses(system: System, prompts: PromptSet) -> None:
+    """Store the responses of a system that are somewhere, and ask a worker for the rest; a file's are uploaded."""
     if system.kind == System.Kind.TARGET:
-        fill(system, {row["prompt_id"]: (row["target"], False) for row in rows})
+        fill(system, {row["prompt_id"]: (row["target"], False) for row in prompts.rows})
     else:
         request_responses(system)
 
@@ -161,5 +174,7 @@ def remove_draft(campaign: Campaign, *, by: User) -> None:
             message = f"{locked.name!r} has been opened and cannot be removed any more; close it instead"
             raise UserError(message)
         record(by, "removed", locked)
+        asked = lock_samplings(locked.systems.all())
         Response.objects.filter(item__campaign=locked).delete()
         locked.delete()
+        stop_unasked(asked)

@@ -1,4 +1,4 @@
-"""The forms of a campaign: what is compared, what is asked, how tasks are handed out."""
+"""The forms of a campaign's texts and limits: what is asked, how tasks are handed out."""
 
 import re
 from collections.abc import Mapping
@@ -7,16 +7,10 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 
-from webapp.accounts.models import User
 from webapp.human_eval.campaign_texts import TEMPLATES
 from webapp.human_eval.changes import MEANING
-from webapp.human_eval.creation import SystemChoice
 from webapp.human_eval.models import HIGHEST_QUALITY, LARGEST_CHECK_SHARE, Campaign
-from webapp.human_eval.prompt_sets import SPLITS
-from webapp.runs.models import Dataset, Run, Status
 
-PLACES = (1, 2, 3)
-_MOST_RUNS = 300
 _ANCHOR = re.compile(r"\s*(\d{1,2})\s*[:=\u2013-]\s*(\S.*?)\s*")
 
 
@@ -199,90 +193,3 @@ class SettingsForm(CampaignForm):
     def clean_anchors(self) -> dict[str, str]:
         """Keep words that may not be changed as they are."""
         return dict(self.campaign.anchors) if self.fields["anchors"].disabled else super().clean_anchors()
-
-
-class NewCampaignForm(CampaignForm):
-    """A new campaign: also which systems are compared, and on which prompts."""
-
-    dataset = forms.ModelChoiceField(
-        Dataset.objects.none(), label="Prompts of", empty_label="choose a dataset …", help_text="Imported datasets."
-    )
-    split = forms.ChoiceField(
-        choices=SPLITS,
-        help_text="Under the split settings of the chosen runs. Prompts that a chosen system was trained on are left out.",
-    )
-    num_items = forms.IntegerField(
-        label="Prompts", min_value=0, max_value=100_000, help_text="Drawn by the seed. 0: all of the split."
-    )
-    seed = forms.IntegerField(
-        min_value=0,
-        max_value=2**31 - 1,
-        widget=forms.TextInput(attrs={"inputmode": "numeric"}),
-        help_text="Of the prompts drawn, the orders shown and the intervals.",
-    )
-    reference = forms.ChoiceField(
-        required=False,
-        choices=[("2", "the second system"), ("1", "the first system")],
-        initial="2",
-        help_text="With two systems: wins, losses and ties are counted against it.",
-    )
-
-    def __init__(self, data: Any = None, *, user: User, initial: Mapping[str, Any] | None = None) -> None:
-        super().__init__(data, initial=dict(initial or {}))
-        field = self.fields["dataset"]
-        if isinstance(field, forms.ModelChoiceField):
-            field.queryset = Dataset.objects.visible_to(user).exclude(digest="").order_by("name")
-        runs = Run.objects.visible_to(user).filter(status=Status.DONE).order_by("-created")[:_MOST_RUNS]
-        self._runs = {str(run.pk): run for run in runs}
-        for place in PLACES:
-            self.fields[f"system_{place}"] = forms.ChoiceField(
-                label=f"System {place}",
-                required=place < PLACES[-1],
-                choices=[("", "none: compare two" if place == PLACES[-1] else "choose a system …"), *self._choices()],
-            )
-            self.fields[f"label_{place}"] = forms.CharField(
-                label="Its name",
-                required=False,
-                max_length=80,
-                help_text="For researchers only. Empty: that of the run.",
-            )
-
-    def _choices(self) -> list[Any]:
-        named = [(pk, f"{run.name} · {run.config['data']['preferences']}") for pk, run in self._runs.items()]
-        return [
-            ("Data", [("target", "SFT target of the dataset"), ("file", "responses of a file, uploaded next")]),
-            ("Policies", [(f"policy:{pk}", name) for pk, name in named]),
-            ("SFT models", [(f"sft:{pk}", f"SFT of {name}") for pk, name in named]),
-        ]
-
-    @property
-    def system_fields(self) -> list[tuple[Any, Any]]:
-        """Return the fields of each system: what it is, its name."""
-        return [(self[f"system_{place}"], self[f"label_{place}"]) for place in PLACES]
-
-    @property
-    def systems(self) -> list[SystemChoice]:
-        """Return the chosen systems."""
-        return [
-            self._system(self.cleaned_data[f"system_{place}"], self.cleaned_data[f"label_{place}"], place)
-            for place in PLACES
-            if self.cleaned_data.get(f"system_{place}")
-        ]
-
-    def _system(self, chosen: str, label: str, place: int) -> SystemChoice:
-        kind, _, pk = chosen.partition(":")
-        run = self._runs.get(pk)
-        default = {"target": "SFT target", "file": f"Uploaded {place}", "sft": f"SFT of {run.name}" if run else ""}
-        name = label or default.get(kind) or (run.name if run else "")
-        return SystemChoice(kind, name[:80], run, is_reference=self.cleaned_data.get("reference") == str(place))
-
-    @property
-    def campaign_values(self) -> dict[str, Any]:
-        """Return the values of `Campaign`'s fields. The task is that of the dataset."""
-        values = super().campaign_values
-        dataset: Dataset = self.cleaned_data["dataset"]
-        return {
-            **values,
-            **{name: self.cleaned_data[name] for name in ("dataset", "split", "num_items", "seed")},
-            "task": dataset.task,
-        }

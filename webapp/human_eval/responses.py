@@ -15,12 +15,15 @@ from rso_core.errors import UserError
 from rso_core.plan import PlannedStage, responses_stage
 from rso_core.stages_evaluation import PROMPTS
 from rso_core.vocabulary import canonical_json
+from webapp.accounts.audit import record
+from webapp.accounts.models import User
 from webapp.human_eval.models import Item, Response, System
 from webapp.human_eval.system_names import named_system
 from webapp.runs.artifacts import store
-from webapp.runs.models import UNSUCCESSFUL, Run, Stage, Status
+from webapp.runs.models import LIVE, UNSUCCESSFUL, Run, Stage, Status
 from webapp.runs.services import ensure_stages
 from webapp.runs.text import storable
+from webapp.runs.transitions import end_stage, lock_stages
 
 # Which stages of a run hold the model of a system, and what it answered already.
 _MODEL = {System.Kind.POLICY: "checkpoint_selection", System.Kind.SFT: "sft"}
@@ -131,8 +134,40 @@ def take_finished(stage: Stage) -> None:
         fill(system, _answers(stage, unanswered(system)))
 
 
-def retry_responses(system: System) -> None:
-    """Give a failed sampling new attempts; does nothing to one that goes on or is done."""
-    stage = system.stage
-    if stage is not None and stage.status in UNSUCCESSFUL:
-        ensure_stages([PlannedStage(stage.kind, stage.kind, stage.config, {}, stage.input_digests, stage.fingerprint)])
+def retry_responses(system: System, *, by: User) -> None:
+    """Sample again what failed or was stopped; does nothing to a sampling that goes on or is done."""
+    with transaction.atomic():
+        stage = system.stage
+        if stage is None:
+            request_responses(system)
+        elif stage.status in UNSUCCESSFUL:
+            planned = PlannedStage(stage.kind, stage.kind, stage.config, {}, stage.input_digests, stage.fingerprint)
+            ensure_stages([planned])
+        record(by, "retried the sampling of", system.campaign, system=system.label)
+
+
+def stop_responses(system: System, *, by: User) -> bool:
+    """Ask no longer for a system's missing responses; return False when none were asked for.
+
+    The sampling stops unless another system waits for it. Responses that are there stay, and the rest can be asked for again.
+    """
+    with transaction.atomic():
+        asked = lock_samplings([system])
+        if not System.objects.filter(pk=system.pk, stage__in=asked).update(stage=None):
+            return False
+        stop_unasked(asked)
+        record(by, "stopped the sampling of", system.campaign, system=system.label)
+    return True
+
+
+def lock_samplings(systems: Iterable[System]) -> list[Stage]:
+    """Lock what these systems wait for and return it; before their rows, which a worker that finishes locks last."""
+    asked = [system.stage_id for system in systems if system.stage_id is not None]
+    return lock_stages(Stage.objects.filter(pk__in=asked, kind="responses", status__in=LIVE))
+
+
+def stop_unasked(stages: Iterable[Stage]) -> None:
+    """Stop those locked samplings that no system waits for any more."""
+    for stage in stages:
+        if not System.objects.filter(stage=stage).exists():
+            end_stage(stage, Status.STOPPED)

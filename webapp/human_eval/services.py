@@ -14,10 +14,12 @@ from webapp.accounts.audit import record
 from webapp.accounts.models import User
 from webapp.human_eval.changes import edit_campaign, leave_out, rename_systems
 from webapp.human_eval.creation import SystemChoice, create_campaign, remove_draft
+from webapp.human_eval.draft_contents import change_contents
 from webapp.human_eval.invitations import invite, invite_many, renew_panel_link, revoke, set_panel_link
 from webapp.human_eval.known_tasks import KnownTask, add_known_item, remove_known_item
 from webapp.human_eval.launching import make_slots, refuse_incomplete
 from webapp.human_eval.models import Campaign
+from webapp.human_eval.responses import retry_responses, stop_responses
 from webapp.human_eval.uploads import attach_file
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "SystemChoice",
     "add_known_item",
     "attach_file",
+    "change_contents",
     "create_campaign",
     "edit_campaign",
     "invite",
@@ -36,8 +39,10 @@ __all__ = [
     "remove_known_item",
     "rename_systems",
     "renew_panel_link",
+    "retry_responses",
     "revoke",
     "set_panel_link",
+    "stop_responses",
 ]
 
 _Status = Campaign.Status

@@ -14,14 +14,16 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import conditional_page, require_http_methods, require_POST, require_safe
 
 from rso_core.errors import UserError
-from rso_core.human_eval_power import Assumptions, PowerRow, power, power_table
+from rso_core.human_eval_power import GAPS, Assumptions, PowerRow, largest_gap, power, power_table, prompts_needed
 from webapp.accounts.access import SignedInRequest, researcher_required
 from webapp.accounts.audit import record_download
 from webapp.human_eval import services
 from webapp.human_eval.campaign_page import doubts_of, needs_of, progress_of, system_rows
 from webapp.human_eval.campaign_texts import TEMPLATES
 from webapp.human_eval.changes import why_fixed
-from webapp.human_eval.forms_campaigns import NewCampaignForm, SettingsForm, form_values, template_values
+from webapp.human_eval.creation import Created
+from webapp.human_eval.forms_campaigns import SettingsForm, form_values, template_values
+from webapp.human_eval.forms_contents import NewCampaignForm, contents_of
 from webapp.human_eval.launching import what_is_missing
 from webapp.human_eval.models import Campaign, Slot
 from webapp.runs.exports import download
@@ -104,11 +106,15 @@ def new_campaign(request: SignedInRequest) -> HttpResponseBase:
         except UserError as error:
             form.add_error(None, str(error))
         else:
-            if created.prompts.trained_on:
-                text = f"{created.prompts.trained_on:,} prompts were left out, because a chosen system was trained on them."
-                messages.warning(request, text)
+            tell_left_out(request, created)
             return redirect(created.campaign)
     return _new_page(request, form)
+
+
+def tell_left_out(request: SignedInRequest, created: Created) -> None:
+    """Say how many prompts a campaign cannot use."""
+    if count := created.prompts.trained_on:
+        messages.warning(request, f"{count:,} prompts were left out, because a chosen system was trained on them.")
 
 
 def _new_page(request: SignedInRequest, form: NewCampaignForm) -> HttpResponse:
@@ -116,7 +122,7 @@ def _new_page(request: SignedInRequest, form: NewCampaignForm) -> HttpResponse:
     context = {
         "form": form,
         "template": request.GET.get("template", ""),
-        "power": _power(values),
+        "power": power_of({**values, "gap": request.POST.get("gap")}),
         "has_datasets": Dataset.objects.visible_to(request.user).exclude(digest="").exists(),
     }
     return render(request, "human_eval/new_campaign.html", context)
@@ -138,25 +144,19 @@ def _first_values(request: SignedInRequest) -> dict[str, Any]:
 
 
 def _cloned(source: Campaign) -> dict[str, Any]:
-    values = form_values(source)
-    values |= {"dataset": source.dataset_id, "split": source.split, "num_items": source.num_items, "seed": source.seed}
-    values["name"] = f"{source.name[:110]} (copy)"
-    for system in source.systems.all():
-        own = f"{system.kind}:{system.run_id}" if system.run_id else system.kind
-        values |= {f"system_{system.index + 1}": own, f"label_{system.index + 1}": system.label}
-        if system.is_reference:
-            values["reference"] = str(system.index + 1)
-    return values
+    name = f"{source.name[:110]} (copy)"
+    return {**form_values(source), **contents_of(source, keep_uploads=False), "name": name}
 
 
 @require_safe
 @researcher_required
 def campaign_power(request: SignedInRequest) -> HttpResponse:
     """Return what so many prompts and raters can show, for the form."""
-    return render(request, "human_eval/_power.html", {"power": _power(request.GET.dict())})
+    return render(request, "human_eval/_power.html", {"power": power_of(request.GET.dict())})
 
 
-def _power(values: dict[str, Any]) -> dict[str, Any]:
+def power_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what so many prompts and raters can show, and how many prompts a gap needs, for `_power.html`."""
     prompts = _number(values.get("num_items"), 0)
     raters = max(1, min(25, _number(values.get("replicas"), 3)))
     assumptions = Assumptions(systems=3 if values.get("system_3") else 2)
@@ -164,9 +164,11 @@ def _power(values: dict[str, Any]) -> dict[str, Any]:
     rows: list[PowerRow] = power_table(tuple(shown), (raters,), assumptions=assumptions)
     ten = power(prompts, raters, 0.10, assumptions) if prompts > 1 else None
     chosen = next((row for row in rows if row.prompts == prompts), None)
+    gap = max(1, min(int(100 * largest_gap(assumptions)), _number(values.get("gap"), 8))) / 100
     return {
         "rows": rows, "raters": raters, "prompts": prompts, "chosen": chosen, "ten": ten, "systems": assumptions.systems,
-        "same": assumptions.same_share,
+        "same": assumptions.same_share, "gap": gap, "wanted": prompts_needed(gap, raters, assumptions),
+        "needed": [prompts_needed(each, raters, assumptions) for each in GAPS],
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ EXECUTE_STAGE = "execute_stage"
 ANSWER_QUESTIONS = "answer_questions"
 REAP = "reap"
 FORGET_UPLOADS = "forget_uploads"
+CHECK_CAMPAIGNS = "check_campaigns"
 INTERACTIVE = "interactive"  # the queue of the playground: every worker listens to it
 
 _CONNECT_SECONDS = 3

@@ -9,7 +9,7 @@ from django.db.models.functions import Now
 
 from webapp.accounts.models import User
 from webapp.human_eval import assignment
-from webapp.human_eval.assignment import Verdict
+from webapp.human_eval.assignment import Outcome, Verdict
 from webapp.human_eval.launching import make_slots
 from webapp.human_eval.models import Answer, Campaign, Item, Participation, Rater, Response, Slot, System
 
@@ -123,3 +123,16 @@ def answer(
 def expire(*slots: Slot) -> None:
     """Let the leases of these slots run out."""
     Slot.objects.filter(pk__in=[slot.pk for slot in slots]).update(lease_expires="2020-01-01T00:00:00Z")
+
+
+def claimed(campaign: Campaign, rater: Rater) -> tuple[Slot, UUID]:
+    """Claim the rater's next task, which must be there; return it with its token."""
+    slot = assignment.claim(campaign, rater)
+    assert slot is not None
+    assert slot.token is not None
+    return slot, slot.token
+
+
+def send(token: UUID, rater: Rater, said: Verdict | None = None, client: UUID | None = None) -> tuple[Answer, Outcome]:
+    """Answer the task of a lease."""
+    return assignment.submit(token, said or verdict(), rater=rater, client_id=client or uuid4())
