@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from django.test import Client
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 from pytest_django.live_server_helper import LiveServer
 
+from tests.workers.real_worker import real_worker
 from webapp.accounts.models import User
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,30 +149,5 @@ def axe() -> Callable[[Page], None]:
 @pytest.fixture
 def worker(database_url: str, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A real Celery worker with its runners, over the test's database and folder."""
-    environment = os.environ | {
-        "DATABASE_URL": database_url,
-        "RSO_VAR_DIR": str(tmp_path),
-        "ARTIFACT_URL": str(tmp_path / "artifacts"),
-        "RSO_ARTIFACT_CACHE": str(tmp_path / "artifact-cache"),
-        "CELERY_BROKER_URL": "filesystem://",
-        "RSO_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    options = [
-        "-Q",
-        "gpu,cpu,interactive",
-        "-c",
-        "1",
-        "-n",
-        "journey@here",
-        "--without-mingle",
-        "--without-gossip",
-        "-l",
-        "info",
-    ]
-    command = [sys.executable, "-W", "ignore", "-m", "celery", "-A", "workers.app", "worker", *options]
-    with (tmp_path / "worker.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
-    yield process
-    process.terminate()
-    process.wait(60)
+    with real_worker(database_url, tmp_path, name="journey") as process:
+        yield process
