@@ -156,7 +156,9 @@ class SamplingConfig(Settings):
         description="Candidates that hit the length limit without end-of-sequence: keep (share shown) or exclude.",
     )
     prompts_per_shard: int = Field(32, ge=1, le=100_000, description="Prompts per durable piece of work.")
-    batch_size: PositiveInt = Field(64, description="Sequences decoded, or comparisons scored, at once.")
+    batch_size: PositiveInt = Field(
+        64, description="Sequences decoded at once, or comparisons of reward.max_length tokens scored at once."
+    )
 
 
 class RejectionSamplingConfig(Settings):

@@ -53,6 +53,7 @@ KEPT = pa.schema(
 
 _TRUNCATED_WARNING = 0.2  # share of candidates without an end-of-sequence
 _SATURATED = 10  # a logit beyond this says no more than that the model is sure
+_PROMPTS_SCORED_TOGETHER = 16
 _BLOCK = 1024  # prompts whose candidates are kept in memory together
 _FIGURES = ("observed", "expected", "theorem1", "ess", "trials", "accepted", "num_rounds", "distinct")
 
@@ -184,47 +185,38 @@ def prompt_columns(row: Row) -> Row:
 
 def scoring(job: Job) -> dict[str, Any]:
     """Score each candidate of a shard against the prompt's baseline: the induced reward r_ψ (eq. 7)."""
-    from rso_core.reward_ranking import rewards
-
-    lm = job.model("reward_model")
     pool = list(iterate_rows([job.shard_file("pool")]))
     total = sum(len(row["candidates"]) for row in pool)
-    counter = Counter(job, total, "candidates")
-    summary = {"prompts": len(pool), "comparisons": total, "saturated": 0, "outside_mass": 0.0, "reward_forwards": 0}
-
-    def scored() -> Iterator[Row]:
-        for row in pool:
-            texts = [c["text"] for c in row["candidates"]]
-            result = rewards(
-                lm,
-                context=row["prompt"],
-                responses=texts,
-                baseline=row["baseline"]["text"],
-                task=job.config["task"],
-                max_length=job.config["max_length"],
-                order_average=job.config["order_average"],
-                batch_size=job.config["batch_size"],
-            )
-            _refuse_non_finite(row["prompt_id"], result.rewards)
-            summary["saturated"] += sum(abs(value) > _SATURATED for value in result.rewards)
-            summary["outside_mass"] += float(sum(result.outside_mass))
-            summary["reward_forwards"] += len(texts) * (2 if job.config["order_average"] else 1)
-            counter.add(len(texts), result.tokens)
-            yield {
-                "prompt_id": row["prompt_id"],
-                "rewards": result.rewards,
-                "logit_first": result.logit_first,
-                "logit_second": result.logit_second,
-                "outside_mass": result.outside_mass,
-            }
-
-    job.write(scored(), SCORES)
+    forwards = total * (2 if job.config["order_average"] else 1)
+    summary = {
+        "prompts": len(pool),
+        "comparisons": total,
+        "saturated": 0,
+        "outside_mass": 0.0,
+        "reward_forwards": forwards,
+    }
+    job.write(_scored(job, pool, Counter(job, total, "candidates"), summary), SCORES)
     if summary["saturated"]:
         job.log(
             f"{summary['saturated']} of {total} reward logits are beyond {_SATURATED}: the reward model is saturated",
             warning=True,
         )
     return summary
+
+
+def _scored(job: Job, pool: Sequence[Row], counter: Counter, summary: dict[str, Any]) -> Iterator[Row]:
+    """Yield the scores of each prompt's candidates; a few prompts are read together."""
+    from rso_core.reward_ranking import Pool, rewards
+
+    settings = {name: job.config[name] for name in ("task", "max_length", "order_average", "batch_size")}
+    for block in blocks(pool, _PROMPTS_SCORED_TOGETHER):
+        pools = [Pool(row["prompt"], [c["text"] for c in row["candidates"]], row["baseline"]["text"]) for row in block]
+        found = rewards(job.model("reward_model"), pools, on_progress=counter.add, **settings)
+        for row, result in zip(block, found, strict=True):
+            _refuse_non_finite(row["prompt_id"], result.rewards)
+            summary["saturated"] += sum(abs(value) > _SATURATED for value in result.rewards)
+            summary["outside_mass"] += float(sum(result.outside_mass))
+            yield {"prompt_id": row["prompt_id"], **vars(result)}
 
 
 def _refuse_non_finite(prompt_id: str, values: Sequence[float]) -> None:

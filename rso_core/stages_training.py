@@ -103,7 +103,8 @@ def _sft_examples(job: Job, lm: Any) -> tuple[list[tuple[list[int], list[int]]],
 
 def reward_training(job: Job) -> dict[str, Any]:
     """Train the pairwise text-to-text reward-ranking model ρ_ψ on D_hf and measure it on held-out pairs."""
-    from rso_core.reward_ranking import heldout_accuracy, train_reward
+    from rso_core.reward_accuracy import heldout_accuracy
+    from rso_core.reward_training import train_reward
 
     lm = _adapted(job, _load_for_training(job, "base"))
     files = job.files("preferences")
