@@ -19,7 +19,9 @@ from rso_core.packed_attention import packed_attention
 from rso_core.packed_layout import Layout, Segment, pack
 
 logger = logging.getLogger(__name__)
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}  # of the standard deviation of the logits
+# Of the logits' own size. In bfloat16 plain passes in batches of other shapes differ by 0.15 in 30 layers; a wrong mask by 1.
+_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
+_TOLERANCE_HALF = 0.35
 _known: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
 
@@ -73,8 +75,9 @@ def trusted(lm: LanguageModel, agrees: Callable[[LanguageModel], bool]) -> bool:
 
 def close(lm: LanguageModel, found: Tensor, expected: Tensor) -> bool:
     """Return whether logits of a packed forward equal the model's own, up to the rounding of its precision."""
-    tolerance = _TOLERANCE.get(lm.dtype, 0.1) * float(expected.float().std())
-    return bool((found.float() - expected.float()).abs().max() <= tolerance)
+    centred = expected.float() - expected.float().mean(dim=-1, keepdim=True)
+    error = (found.float() - expected.float()).square().mean().sqrt() / centred.square().mean().sqrt()
+    return bool(error <= _TOLERANCE.get(lm.dtype, _TOLERANCE_HALF))
 
 
 def tiny_inputs(lm: LanguageModel) -> list[list[int]]:
@@ -97,6 +100,8 @@ def _agrees(lm: LanguageModel) -> bool:
     hidden, layout = packed_hidden(
         lm, [Segment(first, [Segment(left), Segment(right)]), Segment(other, [Segment(left)])]
     )
+    if layout.reads != lm.plain.config.get_text_config().num_hidden_layers:
+        return False  # some layer mixes tokens by other means
     paths = [first + left, first + right, other + left]
     expected = [lm.model(torch.tensor([path], device=lm.device)).logits[0, -1] for path in paths]
     return close(lm, head(lm)(hidden[layout.last_tokens(layout.leaves)]), torch.stack(expected))

@@ -35,6 +35,7 @@ class Layout:
     tree_ends: list[int] = field(default_factory=list)  # end of the last segment that continues this one
     parents: list[int] = field(default_factory=list)  # -1: the segment begins a tree
     positions: list[int] = field(default_factory=list)  # of each segment's first token, counted along its path
+    reads: int = 0  # attention layers that used it
     blocks: Any = None  # the mask as FlexAttention's blocks, once made
 
     @property

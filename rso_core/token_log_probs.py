@@ -30,11 +30,13 @@ class _TokenLogProbs(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int) -> Tensor:
         found = hidden.new_empty(len(targets), dtype=torch.float32)
         log_sum = torch.empty_like(found)
-        for start in range(0, len(targets), chunk):
-            part = slice(start, start + chunk)
-            logits = torch.nn.functional.linear(hidden[part], weight, bias).float()
-            log_sum[part] = torch.logsumexp(logits, dim=-1)
-            found[part] = logits.gather(1, targets[part, None])[:, 0] - log_sum[part]
+        logits_of = _Logits(hidden, weight, bias, chunk)
+        for part in _parts(targets, chunk):
+            logits = logits_of(part)
+            at_target = logits.gather(1, targets[part, None])[:, 0]
+            most = logits.amax(dim=1)
+            log_sum[part] = logits.sub_(most[:, None]).exp_().sum(dim=1).log_() + most
+            found[part] = at_target - log_sum[part]
         ctx.save_for_backward(hidden, weight, bias, targets, log_sum)
         ctx.chunk = chunk
         return found
@@ -43,15 +45,14 @@ class _TokenLogProbs(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return d/d logits = gradient · (1[target] − softmax), passed on through the linear layer, chunk by chunk."""
         hidden, weight, bias, targets, log_sum = ctx.saved_tensors
-        of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        of_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
-        for start in range(0, len(targets), ctx.chunk):
-            part = slice(start, start + ctx.chunk)
-            logits = torch.nn.functional.linear(hidden[part], weight, bias).float()
-            slope = logits.sub_(log_sum[part, None]).exp_().mul_(-gradients[0][part, None])
-            slope.scatter_add_(1, targets[part, None], gradients[0][part, None])
-            of_logits = slope.to(hidden.dtype)
+        wanted = zip((hidden, weight, bias), ctx.needs_input_grad, strict=False)
+        of_hidden, of_weight, of_bias = (torch.zeros_like(part) if needed else None for part, needed in wanted)
+        logits_of = _Logits(hidden, weight, bias, ctx.chunk)
+        for part in _parts(targets, ctx.chunk):
+            gradient = gradients[0][part, None]
+            slope = logits_of(part).sub_(log_sum[part, None]).exp_().mul_(-gradient)
+            slope.scatter_add_(1, targets[part, None], gradient)
+            of_logits = logits_of.rounded(slope)
             if of_hidden is not None:
                 torch.mm(of_logits, weight, out=of_hidden[part])
             if of_weight is not None:
@@ -59,3 +60,28 @@ class _TokenLogProbs(torch.autograd.Function):
             if of_bias is not None:
                 of_bias += slope.sum(dim=0).to(bias.dtype)
         return of_hidden, of_weight, of_bias, None, None
+
+
+def _parts(targets: Tensor, chunk: int) -> list[slice]:
+    return [slice(start, min(start + chunk, len(targets))) for start in range(0, len(targets), chunk)]
+
+
+class _Logits:
+    """Logits of a few rows at a time, always in the same memory: fresh memory of this size takes longer than its use."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: int) -> None:
+        self._hidden, self._weight, self._bias = hidden, weight, bias
+        self._own = hidden.new_empty(min(chunk, len(hidden)), len(weight))
+        self._float = self._own if hidden.dtype == torch.float32 else torch.empty_like(self._own, dtype=torch.float32)
+
+    def __call__(self, part: slice) -> Tensor:
+        """Return the logits of some rows in float32; they may be changed, and are gone at the next call."""
+        rows = part.stop - part.start
+        own = torch.mm(self._hidden[part], self._weight.T, out=self._own[:rows])
+        if self._bias is not None:
+            own += self._bias
+        return own if own.dtype == torch.float32 else self._float[:rows].copy_(own)
+
+    def rounded(self, values: Tensor) -> Tensor:
+        """Return values of the logits' shape in the precision of the weights."""
+        return values if values.dtype == self._own.dtype else self._own[: len(values)].copy_(values)
