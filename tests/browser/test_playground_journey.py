@@ -101,7 +101,7 @@ def toys(owner: User) -> None:
 
 
 def choice(page: Page, question: str, option: str) -> Locator:
-    return page.locator("fieldset").filter(has_text=question).get_by_role("radio", name=option, exact=True)
+    return page.get_by_role("radiogroup", name=question, exact=True).get_by_role("radio", name=option, exact=True)
 
 
 def test_a_prompt_is_answered_by_three_models_rated_and_counted(
@@ -142,7 +142,11 @@ def test_a_prompt_is_answered_by_three_models_rated_and_counted(
     choice(page, "Which answer is best?", "Answer 3").check()
     page.get_by_role("button", name="Keep the judgement").click()
     expect(page.get_by_text("rate answer 2 from 1 to 5")).to_be_visible()
-    choice(page, "Quality of answer 2", "3").check()
+    choice(page, "Quality of answer 2", "1 poor").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")  # none was chosen: 2, 3, 4
+    page.keyboard.press("ArrowLeft")
+    expect(choice(page, "Quality of answer 2", "3")).to_be_checked()
     page.get_by_role("button", name="Keep the judgement").click()
     expect(page.get_by_text("Your judgement is kept.")).to_be_visible()
     best = Generation.objects.get(place=2)

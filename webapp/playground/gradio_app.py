@@ -39,7 +39,8 @@ _CONTRAST = {
     "button_primary_background_fill_dark": "*primary_700",
     "button_primary_background_fill_hover_dark": "*primary_600",
 }
-_HEAD = '<link rel="icon" href="/static/icon.svg" type="image/svg+xml">'
+_SCRIPT = Path(__file__).with_name("playground.js")
+_ICON = '<link rel="icon" href="/static/icon.svg" type="image/svg+xml">'
 _INTRODUCTION = """<header><a href="/">RSO Studio</a><h1>Playground</h1>
 <p>Ask up to three models the same thing, read their answers side by side, rate them and choose the best one. What you
 judge is kept in your playground campaign.</p></header>"""
@@ -79,7 +80,7 @@ class Page:
         with gr.Row():
             self.dataset = gr.Dropdown([], label="Dataset", info="To take a prompt from, if you have none of your own.")
             self.words = gr.Textbox(label="With these words in it", max_length=200)
-            self.take = gr.Button("Take a prompt", size="md")
+            self.take = gr.Button("Take a prompt", size="md", elem_id="take")
         self.prompt = gr.Textbox(label="Prompt", lines=4, max_lines=16, max_length=limits.LONGEST_PROMPT)
         with gr.Row():
             self.models = gr.Dropdown(
@@ -313,7 +314,8 @@ def _whole(value: Any) -> int:
 
 def build(prefix: str) -> FastAPI:
     """Return an app with the page mounted at `prefix`. Whoever serves it stands a guard before it."""
-    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(**_CONTRAST)
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    theme = gr.themes.Base(primary_hue="indigo", **fonts).set(**_CONTRAST)
     mounted: FastAPI = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         Page().blocks,
@@ -328,7 +330,7 @@ def build(prefix: str) -> FastAPI:
         pwa=False,
         enable_monitoring=False,
         theme=theme,
-        head=_HEAD,
+        head=f"{_ICON}<script>{_SCRIPT.read_text(encoding='utf-8')}</script>",
         css_paths=[_STYLE],
     )
     return mounted
