@@ -1,6 +1,7 @@
 """The benchmarks still run, and the limits that the product promises hold."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -9,6 +10,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks import flops, harness, report, texts, whole_run
+from benchmarks.cost_growth import growth_of, slope_ratio
+from benchmarks.study_grid import settings, sharing_bound
+from tests.rso_core.toys import toy_model
+
+ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "import_rows.py"
 
 
@@ -51,3 +58,233 @@ def test_160_000_rows_are_imported_in_3_minutes_and_1_gb(ending: str) -> None:
     assert found["rows_kept"] == 160_000
     assert found["seconds"] < 180
     assert found["peak_bytes"] < 1 << 30
+
+
+def run_benchmark(name: str, *arguments: str, **environment: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def tree(path: Path) -> Path:
+    """Write preferences in a layout that the importers know."""
+    rows = [
+        {
+            "prompt": f"the cat sat on the mat {n}",
+            "chosen": "a good dog ran " * (n + 1),
+            "rejected": "the bad tree " * 3,
+        }
+        for n in range(40)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+SIDE = """
+from benchmarks.worker import Prepared, Round
+
+def prepare(settings):
+    print("libraries print")
+    def run():
+        held = bytearray(settings["megabytes"] << 20)
+        return Round(items=10, tokens=len(held), seconds=settings["seconds"], extra={"threads": settings["threads"]})
+    return Prepared(run, {"loaded": True})
+"""
+
+
+def test_two_sides_are_compared_in_processes_of_their_own_in_alternating_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "measured_side.py").write_text(SIDE, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    options = harness.parser("").parse_args(["--rounds", "2", "--threads", "1", "--results", str(tmp_path / "results")])
+    ours = harness.Side("ours", "measured_side", {"megabytes": 1, "seconds": 1.0})
+    slow, fast = {"seconds": 9.0}, {"seconds": 3.0}
+    peer = harness.best_setting(harness.Side("peer", "measured_side", {"megabytes": 64}), [slow, fast], options)
+
+    found = harness.compare("toy", ours, peer, options, lengths={}, token_bound=4.0, target={"speedup": 2})
+
+    assert peer.settings["seconds"] == 3.0
+    assert [one["items_per_second"] for one in peer.settings["tried"]] == pytest.approx([10 / 9, 10 / 3])
+    assert found["speedup_median"] == pytest.approx(3.0)
+    assert [one["first"] for one in found["rounds"]] == ["ours", "peer"]
+    assert found["rounds"][0]["ours"]["extra"] == {"threads": 1}
+    assert found["memory_ratio"] < 1
+    assert found["peak_bytes"]["peer"] - found["peak_bytes"]["ours"] > 50 << 20
+    assert found["ours"]["facts"] == {"loaded": True}
+    assert harness.save(found, options.results).name == "toy.json"
+
+
+def test_a_side_that_fails_is_named(tmp_path: Path) -> None:
+    options = harness.parser("").parse_args(["--threads", "1"])
+    with (
+        pytest.raises(harness.BenchmarkError, match="the side that is not there"),
+        harness.started(harness.Side("the side that is not there", "no_such_module"), options),
+    ):
+        pass
+
+
+def test_paths_lose_their_folders_in_results() -> None:
+    assert harness.portable({"model": "/a/b/model", "n": [1, "/c/file.jsonl"]}) == {
+        "model": "model",
+        "n": [1, "file.jsonl"],
+    }
+
+
+PAIRS = [{"prompt": [n, n + 1, n + 2], "responses": [[n, 9, 1], [n, 8, 8, 8, 1]]} for n in range(10, 30)]
+
+
+def test_texts_are_cut_to_the_wished_lengths_and_differ() -> None:
+    groups = texts.cut_groups(PAIRS, prompts=3, responses=4, prompt_tokens=7, response_tokens=5, seed=1)
+    assert [len(group["prompt"]) for group in groups] == [7, 7, 7]
+    assert {len(ids) for group in groups for ids in group["responses"]} == {5}
+    assert all(len({tuple(ids) for ids in group["responses"]}) == 4 for group in groups)
+    assert {ids[-1] for group in groups for ids in group["responses"]} == {1}
+    assert groups == texts.cut_groups(PAIRS, prompts=3, responses=4, prompt_tokens=7, response_tokens=5, seed=1)
+
+
+def test_real_prompts_keep_their_own_responses_and_get_others() -> None:
+    groups = texts.real_groups(PAIRS, prompts=4, responses=6, seed=0, longest=4)
+    for group in groups:
+        own = next(pair for pair in PAIRS if pair["prompt"] == group["prompt"])["responses"]
+        assert own[0] in group["responses"]
+        assert [*own[1][:3], own[1][-1]] in group["responses"]  # cut to four tokens, its end kept
+        assert len(group["responses"]) == 6
+    tokens = sum(len(group["prompt"]) for group in groups)
+    assert texts.plain_tokens(groups) - texts.grouped_tokens(groups) == 5 * tokens
+
+
+def test_operations_are_counted_as_a_loop_counts_them(tmp_path: Path) -> None:
+    found = flops.matrices_of(toy_model(tmp_path / "toy", "causal", width=32))
+    width, inner, layers = 32, 64, 2
+    heads = [(width, width), (16, width), (16, width), (width, width), (inner, width), (inner, width), (width, inner)]
+    assert sorted(found.layers) == sorted(heads * layers)
+    assert found.head[1] == width
+    assert found.attention_width == layers * width
+    prompt, responses = 3, [2, 4]
+    seen = sum(1 for i in range(prompt) for _ in range(i + 1))
+    seen += sum(prompt + i + 1 for length in responses for i in range(length))
+    assert flops.attended_pairs(prompt, responses) == seen
+    dense = 2 * 9 * sum(rows * columns for rows, columns in found.layers)
+    expected = dense + 2 * 6 * math.prod(found.head) + 4 * seen * found.attention_width
+    group = {"prompt": [0] * prompt, "responses": [[0] * n for n in responses]}
+    assert flops.grouped_flops(found, [group], training=False) == expected
+    assert flops.grouped_flops(found, [group], training=True) == 3 * expected
+
+
+def test_growth_is_judged_by_what_one_more_item_costs() -> None:
+    assert slope_ratio([(1, 5.0), (10, 14.0), (100, 104.0)]) == pytest.approx(1.0)
+    assert slope_ratio([(1, 1.0), (10, 100.0), (100, 10_000.0)]) == pytest.approx(10.0)
+    assert slope_ratio([(1, 7.0), (10, 8.0), (100, 7.5)]) == 0
+    sizes = {"1": {"pairs": {"seconds": 1.0, "peak_bytes": 3}}, "3": {"pairs": {"seconds": 3.0, "peak_bytes": 3}}}
+    assert growth_of(sizes, ["pairs"])["pairs"] == {"seconds": pytest.approx(1.0), "peak_bytes": 0}
+
+
+def test_what_sharing_can_give_is_all_stages_over_the_distinct_ones() -> None:
+    stages = [
+        {"fingerprint": "a", "seconds": 4.0},
+        {"fingerprint": "a", "seconds": 6.0},
+        {"fingerprint": "b", "seconds": 1.0},
+    ]
+    assert sharing_bound(stages) == pytest.approx(11 / 6)
+    assert settings(["fitting.gamma=0.1", "name=x"]) == {"fitting.gamma": 0.1, "name": "x"}
+
+
+def test_rounds_of_whole_runs_count_when_both_sides_have_finished(tmp_path: Path) -> None:
+    for name, seconds in (("round-1-ours", 2.0), ("round-1-peer", 8.0), ("round-2-ours", 2.0)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"seconds": seconds}), encoding="utf-8")
+    assert [one["speedup"] for one in whole_run.complete_rounds(tmp_path)] == [4.0]
+
+
+def test_the_performance_document_is_what_the_results_and_notes_make() -> None:
+    made = report.document(report.load(harness.RESULTS), report.notes(report.NOTES))
+    assert report.DOCUMENT.read_text(encoding="utf-8") == made, "run `make bench-report`"
+
+
+def test_a_row_says_what_is_reached_and_what_is_not() -> None:
+    target = next(one for one in report.TARGETS if one.name == "fitting_200_48")
+    found = {
+        "name": "fitting_200_48",
+        "speedup_median": 6.5,
+        "speedup_range": [6, 7],
+        "memory_ratio": 0.6,
+        "dtype": "bfloat16",
+        "flops_per_second": 30.0,
+        "ours": {"facts": {"tokens_per_forward": 600}},
+        "lengths": {"prompt_tokens": {"median": 200}, "response_tokens": {"median": 48}},
+        "token_bound": 3.4,
+    }
+    rate = {"forward": 200.0, "training": 100.0}
+    roof = {"dtypes": {"bfloat16": {"peak": 300.0, "tokens": {"512": rate, "2048": rate}}}}
+    results = {"fitting_200_48": found, "matmul": roof}
+    assert report.verdicts(target, found, results) == {"speed-up": True, "memory": False, "utilisation": True}
+    assert report.utilisation_of(found, results) == (0.3, 0.1)
+    assert "| 200 / 48 | 3.40 | **6.50** (6.00–7.00) | ≥ 6 | 0.60 | ≤ 0.5 | no: memory |" in report.table(results)
+
+
+def test_matrix_products_are_measured_at_a_models_shapes(tmp_path: Path) -> None:
+    model = toy_model(tmp_path / "toy", "causal")
+    small = ["--tokens", "8", "--squares", "16", "--rounds", "1", "--threads", "1", "--dtype", "float32"]
+    found = run_benchmark("matmul", "--model", str(model), "--results", str(tmp_path), *small)
+    rates = found["dtypes"]["float32"]
+    assert rates["peak"] == rates["squares"]["16"] > 0 < rates["tokens"]["8"]["training"]
+    assert json.loads((tmp_path / "matmul.json").read_text(encoding="utf-8"))["name"] == "matmul"
+
+
+SMALL_RUN = (
+    "sampling.max_prompts=2", "sampling.num_candidates=4", "rejection_sampling.num_samples=2", "reward.max_steps=1",
+    "fitting.max_steps=2", "evaluation.max_test_prompts=2", "evaluation.max_validation_prompts=2", "data.max_response_tokens=8",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_grid_over_shared_stages_is_measured_against_separate_runs(tmp_path: Path) -> None:
+    data = ("data.preferences=mini_tldr:size=300,seed=0", "data.sft=mini_tldr:size=300,seed=0", "sft.max_steps=1")
+    changes = [f"--set={text}" for text in (*data, *SMALL_RUN)]
+    found = run_benchmark("study_grid", "--rounds", "1", "--threads", "1", "--results", str(tmp_path), *changes)
+    assert found["speedup_median"] > 1
+    written = json.loads((tmp_path / "study_grid.json").read_text(encoding="utf-8"))
+    assert len(written["rounds"][0]["separate"]["stages"]) == len(written["rounds"][0]["shared"]["stages"]) > 9 * 9
+
+
+@pytest.mark.slow
+def test_growth_of_cost_is_measured(tmp_path: Path) -> None:
+    small = ["--prompts", "200", "400", "--candidates", "9", "18", "--rounds", "1", "--steps", "3"]
+    found = run_benchmark("cost_growth", *small, "--results", str(tmp_path))
+    assert set(found["growth"]["candidates"]) == {"sampling", "scoring", "rejection_sampling"}
+
+
+@pytest.mark.slow
+def test_whole_runs_are_measured_on_both_sides_and_go_on_where_they_ended(tmp_path: Path) -> None:
+    if not (harness.PEERS / "bin" / "python").exists():
+        pytest.skip("the peers' environment is made by `make bench-peers`")
+    model = toy_model(tmp_path / "toy", "causal", chat_template=True, context=4096)
+    files = ["--model", str(model), "--preferences", str(tree(tmp_path / "pairs.jsonl"))]
+    places = ["--work", str(tmp_path / "work"), "--results", str(tmp_path)]
+    small = ["--rounds", "1", "--threads", "1", "--dtype", "float32", *(f"--set={text}" for text in SMALL_RUN)]
+    assert run_benchmark("whole_run", *files, *places, *small, "--only", "ours")["complete_rounds"] == 0
+    assert run_benchmark("whole_run", *files, *places, *small)["speedup_median"] > 0
+    written = json.loads((tmp_path / "whole_run.json").read_text(encoding="utf-8"))
+    assert {"sampling", "policy_fitting"} <= set(written["rounds"][0]["peer"]["stages"])
+
+
+@pytest.mark.slow
+def test_the_peer_of_fitting_starts_at_the_loss_of_equal_policies(tmp_path: Path) -> None:
+    if not (harness.PEERS / "bin" / "python").exists():
+        pytest.skip("the peers' environment is made by `make bench-peers`")
+    model = toy_model(tmp_path / "toy", "causal")
+    options = harness.parser("").parse_args(["--threads", "1", "--dtype", "float32"])
+    pairs = [{"prompt": [5, 6, 7], "chosen": [8, n, 1], "rejected": [9, n, n, 1]} for n in range(20, 24)]
+    side = {"model": str(model), "pairs": pairs, "micro_pairs": 2, "gradient_checkpointing": False, "weights": "same"}
+    rates = {"optimizer": "adafactor", "learning_rate": 1e-3, "gamma": 0.1}
+    with harness.started(
+        harness.Side("TRL", "benchmarks.peers.dpo", side | rates, harness.peer_python()), options
+    ) as peer:
+        first, second = peer.round(), peer.round()
+    assert (first["items"], first["tokens"]) == (4, 4 * 13)
+    assert first["extra"]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert second["extra"]["loss"] < first["extra"]["loss"]
