@@ -7,9 +7,12 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser.windows import assert_fits, in_every_window, look_at
 from tests.rso_core.chain import PROMPTS, dataset_row, import_model, import_rows, texts, toy_config
+from tests.webapp.human_eval.made_campaigns import answer, known_item, made_campaign, made_rater
 from webapp.accounts.models import User
 from webapp.human_eval.models import Campaign, Response, System
+from webapp.human_eval.services import invite
 from webapp.runs.artifacts import store
 from webapp.runs.models import Dataset, RegisteredModel, Run, Stage, Status
 from webapp.runs.services import create_run, preview_plan
@@ -114,3 +117,28 @@ def test_a_campaign_is_made_from_a_run_filled_by_a_worker_and_opened(
     expect(page.get_by_text("You may open it again")).to_be_visible()
     page.get_by_role("button", name="Open again").click()
     expect(page.get_by_text("is open: raters get tasks from now on")).to_be_visible()
+
+
+@in_every_window
+def test_every_page_of_campaigns_fits_its_window_and_is_accessible(
+    page: Page, researcher: User, sign_in: Callable[[User], None], axe: Callable[[Page], None], width: int, scheme: str
+) -> None:
+    draft = made_campaign(
+        researcher, items=4, status="draft", name="A draft with a name that is rather long for a list"
+    )
+    Dataset.objects.create(owner=researcher, name="targets", kind="sft", task="summarization", digest="0" * 64)
+    known_item(draft, "qualification", feedback="The first one says what the post asks.")
+    draft.items.get(index=1).responses.filter(index=0).update(text="As ChatGPT I would say no.", named="ChatGPT")
+    draft.items.get(index=2).responses.filter(index=1).delete()
+    lively = made_campaign(researcher, items=4, name="Summaries of posts", consent="I agree.")
+    for _ in range(2):
+        answer(lively, made_rater(lively))
+    invite(lively, by=researcher, note="Ada", days=3)
+    sign_in(researcher)
+    look_at(page, width, scheme)
+    parts = ("", "responses/", "access/", "known/", "settings/", "contents/")
+    addresses = ["/campaigns/", "/campaigns/new/", *(f"/campaigns/{draft.pk}/{part}" for part in parts)]
+    for address in (*addresses, f"/campaigns/{lively.pk}/", f"/campaigns/{lively.pk}/access/"):
+        page.goto(address)
+        assert_fits(page)
+        axe(page)

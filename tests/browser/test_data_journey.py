@@ -10,6 +10,7 @@ from playwright.sync_api import Page, expect
 from pytest_django.live_server_helper import LiveServer
 
 from tests.browser.conftest import Watch
+from tests.browser.windows import assert_fits, in_every_window, look_at
 from tests.webapp.work import imported, json_lines, keep, pairs, work_off
 from webapp.accounts.first_sign_in import first_sign_in_path
 from webapp.accounts.models import Role, User
@@ -106,16 +107,14 @@ def test_a_failed_import_is_removed_only_after_a_question(
     expect(page.get_by_text("empty was removed.")).to_be_visible()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1600])
+@in_every_window
 def test_every_page_fits_its_window_and_is_accessible(
     page: Page, admin: User, sign_in: Callable[[User], None], axe: Callable[[Page], None], width: int, scheme: str
 ) -> None:
     dataset = imported(admin, "posts", json_lines([*pairs(12), "broken"]))
     services.request_model_import(owner=admin, name="tiny", config={"mini_tldr": {}})
     sign_in(admin)
-    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light", reduced_motion="reduce")
-    page.set_viewport_size({"width": width, "height": 900})
+    look_at(page, width, scheme)
     addresses = [
         "/",
         "/datasets/",
@@ -128,7 +127,7 @@ def test_every_page_fits_its_window_and_is_accessible(
     ]
     for address in [*addresses, dataset.get_absolute_url()]:
         page.goto(address)
-        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), address
+        assert_fits(page)
         axe(page)
 
 

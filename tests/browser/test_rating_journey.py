@@ -220,7 +220,7 @@ def watched(context: BrowserContext, watch: Watch) -> Page:
     return page
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
 def test_from_an_invitation_to_the_end_on_a_phone(
     browser: Browser,
     live_server: LiveServer,

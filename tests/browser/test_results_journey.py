@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser.windows import assert_fits, in_every_window, look_at
 from tests.webapp.human_eval.made_campaigns import answer, made_campaign, made_rater, verdict
 from tests.webapp.human_eval.test_results_figures import rated
 from tests.webapp.made_runs import finish_run, launched
@@ -104,8 +105,7 @@ def test_results_are_renewed_while_raters_answer(page: Page, researcher: User, s
     expect(page.locator(".title-line .badge.done")).to_be_visible(timeout=30_000)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 900, 1600])
+@in_every_window
 def test_every_page_of_results_fits_its_window_and_is_accessible(
     page: Page, researcher: User, sign_in: Callable[[User], None], axe: Callable[[Page], None], width: int, scheme: str
 ) -> None:
@@ -115,13 +115,12 @@ def test_every_page_of_results_fits_its_window_and_is_accessible(
     campaign.systems.filter(index=0).update(kind="policy", run=run)
     two_way = rated(researcher, ((0, 0), (1, None)), way=2)
     sign_in(researcher)
-    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light", reduced_motion="reduce")
-    page.set_viewport_size({"width": width, "height": 900})
+    look_at(page, width, scheme)
     own, rater = f"/campaigns/{campaign.pk}/", campaign.answers.order_by("pk")[0].rater
     for address in (
         f"{own}results/", f"{own}items/", f"{own}items/1/", f"{own}raters/", f"{own}raters/{rater}/",
         f"{own}preferences/", f"/campaigns/{two_way.pk}/results/",
     ):  # fmt: skip
         page.goto(address)
-        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), address
+        assert_fits(page)
         axe(page)

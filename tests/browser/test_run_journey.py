@@ -10,6 +10,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from rso_core.config import RunConfig, dump_run_config
 from tests.browser.conftest import Watch
+from tests.browser.windows import assert_fits, in_every_window, look_at
 from tests.rso_core.chain import PROMPTS, dataset_row, import_model, import_rows, texts, toy_config
 from tests.webapp.made_runs import config_of, finish_run, imported, launched
 from webapp.accounts.models import User
@@ -157,8 +158,7 @@ def test_a_wrong_value_is_found_from_the_summary_and_reset_without_losing_the_re
     expect(page.get_by_role("heading", name="Plan")).to_be_visible()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 900, 1600])
+@in_every_window
 def test_every_page_of_a_run_fits_its_window_and_is_accessible(
     page: Page, researcher: User, sign_in: Callable[[User], None], axe: Callable[[Page], None], width: int, scheme: str
 ) -> None:
@@ -166,11 +166,10 @@ def test_every_page_of_a_run_fits_its_window_and_is_accessible(
     finished = finish_run(launched(researcher))
     going_on = finish_run(launched(researcher, config_of("second", seed=1)), until="policy_fitting")
     sign_in(researcher)
-    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light", reduced_motion="reduce")
-    page.set_viewport_size({"width": width, "height": 900})
+    look_at(page, width, scheme)
     for address in _addresses(finished, going_on):
         page.goto(address)
-        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), address
+        assert_fits(page)
         axe(page)
 
 
