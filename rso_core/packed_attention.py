@@ -56,7 +56,7 @@ class _PackedAttention(torch.autograd.Function):
         """
         *saved, log_sum = ctx.saved_tensors
         layout, scale = ctx.layout, ctx.scaling
-        parts = tuple(part.float() for part in (gradients[0].transpose(1, 2), *saved)) + (log_sum,)
+        parts = (*(part.float() for part in (gradients[0].transpose(1, 2), *saved)), log_sum)
         totals = tuple(torch.zeros_like(part) for part in parts[1:4])
         for span in layout.alone:
             found = _backward(*(part[:, :, span] for part in parts), 0.0, True, scale=scale)
