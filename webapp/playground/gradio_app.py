@@ -314,8 +314,8 @@ def _whole(value: Any) -> int:
 
 def build(prefix: str) -> FastAPI:
     """Return an app with the page mounted at `prefix`. Whoever serves it stands a guard before it."""
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    theme = gr.themes.Base(primary_hue="indigo", **fonts).set(**_CONTRAST)
+    text, code = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
+    theme = gr.themes.Base(primary_hue="indigo", font=text, font_mono=code).set(**_CONTRAST)
     mounted: FastAPI = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         Page().blocks,
