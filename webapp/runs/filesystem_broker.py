@@ -2,8 +2,13 @@
 
 kombu's own transport makes a message's file and then fills it, and a worker that looks in between takes an empty message,
 which it does not survive. Here a message is written under a name that nobody looks for and renamed.
+
+It also remembers that a queue is bound before it has written so, and empties the table of bindings to write it: a message sent
+in between went nowhere. Here threads wait for the one that binds, and the table is replaced as a whole.
 """
 
+import fcntl
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +16,8 @@ from uuid import uuid4
 
 from kombu.transport import TRANSPORT_ALIASES, filesystem
 from kombu.utils.json import dumps
+
+_BINDING = threading.Lock()
 
 
 class Channel(filesystem.Channel):  # type: ignore[misc]
@@ -22,6 +29,23 @@ class Channel(filesystem.Channel):  # type: ignore[misc]
         partial = Path(self.data_folder_out) / f"{name}.partial"
         partial.write_text(dumps(payload), encoding="utf-8")
         partial.rename(partial.with_name(name))
+
+    def queue_bind(self, *args: Any, **options: Any) -> None:
+        """Bind a queue, and return when the binding can be seen, also when another thread is the one that binds it."""
+        with _BINDING:
+            super().queue_bind(*args, **options)
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        self.control_folder.mkdir(exist_ok=True)
+        wanted = filesystem.exchange_queue_t(routing_key or "", pattern or "", queue or "")
+        with (self.control_folder / "bindings.lock").open("w") as held:  # the lock ends with the file, or the process
+            fcntl.flock(held, fcntl.LOCK_EX)
+            table = self.get_table(exchange)
+            if wanted not in table:
+                file = self._exchange_file(exchange)
+                partial = file.with_suffix(".partial")
+                partial.write_text(dumps([wanted, *table]), encoding="utf-8")
+                partial.rename(file)
 
 
 class Transport(filesystem.Transport):  # type: ignore[misc]
