@@ -22,7 +22,8 @@ BENCH = $(PY) -m benchmarks.$(1) $(if $(MODEL),--model "$(MODEL)") $(if $(PREFER
 SOURCES := rso_core webapp workers tests manage.py $(wildcard benchmarks)
 
 .PHONY: help setup up demo demo-real test test-long check fmt docs lock bench-import bench-coverage bench-results bench-rating bench-claims clean browser \
-  lock-peers bench-peers bench bench-matmul bench-fitting bench-scoring bench-sampling bench-reward bench-run bench-study bench-growth bench-report
+  lock-peers bench-peers bench bench-matmul bench-fitting bench-scoring bench-sampling bench-reward bench-run bench-study bench-growth bench-report \
+  reproduce-smoke reproduce-a
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -147,6 +148,19 @@ bench-growth: $(STAMP) ## Measure how time and memory grow with prompts and with
 
 bench-report: $(STAMP) ## Make docs/performance.md from benchmarks/results and benchmarks/notes
 	@$(PY) -m benchmarks.report
+
+# Studies of the built-in task. Each goes on where an earlier start ended; the bundle is written when all cells are done.
+STUDY = $(PY) -m rso_core study $(1) --workers $(STUDY_WORKERS) --store var/reproduction $(ARGS)
+STUDY_WORKERS ?= $(shell nproc)
+# What makes a study small enough for a test of the whole chain: its figures say nothing.
+SMOKE := --set sft.max_steps=60 --set reward.max_steps=60 --set fitting.max_steps=20 --set fitting.checkpoint_every=10 \
+  --set sampling.max_prompts=40 --set sampling.prompts_per_shard=40 --set evaluation.max_test_prompts=60 --set evaluation.max_validation_prompts=30
+
+reproduce-smoke: $(STAMP) ## Run a small Table 1 from end to end in a few minutes (its figures say nothing)
+	@$(call STUDY,table_1) $(SMOKE) --seeds 0-1 --out var/reproduction/smoke.json
+
+reproduce-a: $(STAMP) ## Repeat Table 1 on the built-in task, decoder-only, 5 seeds; goes on where it ended
+	@$(call STUDY,table_1) --seeds 10-14 --out docs/reproduction/table_1.json
 
 clean: ## Remove caches and the environment (the data in var/ stays)
 	@rm -rf $(VENV) $(VENV)-lock $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov test-results

@@ -1,12 +1,13 @@
 """The command line: `python -m rso_core run recipe.yaml`, without Django or Celery.
 
-Commands: `run`, `plan`, `check`, `import`. What a person got wrong is told in one sentence with exit code 2.
+Commands: `run`, `study`, `plan`, `check`, `import`. What a person got wrong is told in one sentence with exit code 2.
 Ctrl-C leaves everything finished in the store; the same command goes on from there.
 """
 
 # ruff: noqa: T201 - a command line prints
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from rso_core.config import RunConfig, load_run_config
 from rso_core.demo import changed
 from rso_core.errors import RsoError, UserError
 from rso_core.references import check
+from rso_core.studies import Study, extended, parse_seeds, parse_study, study_of
+from rso_core.study_presets import mini_base, preset_study, study_presets
 
 if TYPE_CHECKING:
     from rso_core.local_run import LocalRun
@@ -31,7 +34,7 @@ _INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code."""
     options = _parser().parse_args(arguments)
-    _set_threads()
+    _set_threads(getattr(options, "workers", 1))
     try:
         options.command(options)
     except UserError as error:
@@ -46,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _set_threads() -> None:
+def _set_threads(workers: int) -> None:
     """Let every library use the same number of threads: with another number, digests may differ."""
-    threads = os.environ.setdefault("RSO_THREADS", str(os.cpu_count() or 1))
+    threads = os.environ.setdefault("RSO_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     os.environ["OMP_NUM_THREADS"] = threads
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -78,7 +81,22 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--layout", default="auto", help="layout of a data file (default: auto)")
     _add_store(command)
     command.set_defaults(command=_import)
+    _add_study(commands.add_parser("study", help="execute a study: a table of the paper, a bundle, or a grid of yours"))
     return parser
+
+
+def _add_study(command: argparse.ArgumentParser) -> None:
+    command.description = "Execute what is missing of a study and write its bundle; see docs/studies.md."
+    command.add_argument("study", help="a preset (table_1 …), a bundle (JSON), or a study's own YAML")
+    command.add_argument("--base", type=Path, help="recipe that a preset starts from (default: the built-in task)")
+    command.add_argument("--seeds", default="", help="seeds and ranges: --seeds 10-14; more ones extend a bundle")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="replace a setting of the base"
+    )
+    command.add_argument("--workers", type=int, default=1, help="processes that share the machine's threads")
+    command.add_argument("--out", type=Path, help="where the bundle goes (default: in the store)")
+    _add_store(command)
+    command.set_defaults(command=_study)
 
 
 def _add_store(command: argparse.ArgumentParser) -> None:
@@ -134,6 +152,37 @@ def _interval(value: dict[str, float] | None) -> str:
     if value is None:
         return "–"
     return f"{value['value']:.1%} [{value['low']:.1%}, {value['high']:.1%}]"
+
+
+def _study(options: argparse.Namespace) -> None:
+    from rso_core.local_run import exclusive
+    from rso_core.study_bundle import make_bundle, summary_lines
+    from rso_core.study_run import run_study
+
+    study, store = _load_study(options), ArtifactStore(str(options.store))
+    with exclusive(store):
+        records = run_study(study, store, workers=options.workers)
+        bundle = make_bundle(study, records, store)
+    out = options.out or store.root / "studies" / f"{study.preset or 'study'}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(bundle, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print("\n".join(summary_lines(bundle)))
+    print(f"bundle:   {out}")
+
+
+def _load_study(options: argparse.Namespace) -> Study:
+    """Return the study that the command line asks for."""
+    seeds, changes = parse_seeds(options.seeds), dict(_setting(text) for text in options.set)
+    if options.study in study_presets():
+        base = load_run_config(options.base) if options.base else mini_base()
+        return preset_study(options.study, base=changed(base, changes), seeds=seeds or [0])
+    try:
+        study = parse_study(Path(options.study).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"{options.study} is no preset ({', '.join(study_presets())}) and cannot be read as a file: {error}"
+        raise UserError(message) from error
+    values = study.model_copy(update={"base": changed(study.base, changes)})
+    return extended(study_of(values.model_dump(mode="json")), seeds=seeds)
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -57,6 +57,15 @@ class Ledger:
         partial.write_text(json.dumps(asdict(finished), sort_keys=True), encoding="utf-8")
         partial.rename(self._folder / f"{name}.json")
 
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Wait until no other process works on a piece of work, and hold it: the workers of a study share a store."""
+        folder = self.store.root / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
 
 @contextmanager
 def exclusive(store: ArtifactStore) -> Iterator[None]:
@@ -94,8 +103,8 @@ class LocalRun:
 
     def do(self, stage: PlannedStage, inputs: Mapping[str, str], title: str) -> Finished:
         """Return the stage's result: recorded earlier, or made now."""
-        found = self.ledger.get(stage.fingerprint)
-        with self._line(title) as line:
+        with self._line(title) as line, self.ledger.lock(stage.fingerprint):
+            found = self.ledger.get(stage.fingerprint)
             if found is not None:
                 line.end(f"done before, {clock(found.seconds)}")
                 return found

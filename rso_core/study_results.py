@@ -1,0 +1,236 @@
+"""What a study found: its table with intervals, which differences are clear, what was shared and what it cost.
+
+Works on what the cells' finished stages left, whether a worker of the web application made them or the command line.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from rso_core.artifacts import ArtifactStore, read_table
+from rso_core.cluster_statistics import holm
+from rso_core.config import RunConfig
+from rso_core.studies import Arm, Cell, Study, cell_config
+from rso_core.study_statistics import Estimate, Outcomes, mean_over_seeds, paired_over_seeds
+
+# Name of a metric → the column of the rows that `win_rate` writes.
+METRICS = {"proxy": "win", "gold": "gold_win"}
+METRIC_TITLES = {"proxy": "proxy %", "gold": "gold %", "auto_sxs": "AutoSxS %"}
+SFT = "SFT"
+_LEVEL = 0.05
+_PAIR_SOURCE = "pairs.pair_source"
+
+
+@dataclass(frozen=True)
+class DoneStage:
+    """A stage of a cell: what it is, and what it left if it has finished (else no digest)."""
+
+    key: str
+    kind: str
+    fingerprint: str
+    digest: str = ""
+    summary: Mapping[str, Any] | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class CellRecord:
+    """A cell and its stages by key."""
+
+    cell: Cell
+    stages: Mapping[str, DoneStage]
+
+    @property
+    def is_done(self) -> bool:
+        """Return whether every stage has finished."""
+        return bool(self.stages) and all(stage.digest for stage in self.stages.values())
+
+
+@lru_cache(maxsize=512)
+def outcomes(store: ArtifactStore, digest: str) -> dict[str, Outcomes]:
+    """Return what `win_rate` measured, by metric: a number for each test prompt. Artifacts never change."""
+    table = read_table(store.files(digest), ["prompt_id", "root", *METRICS.values()])
+    prompts, roots = (tuple(table[name].to_pylist()) for name in ("prompt_id", "root"))
+    columns = {metric: tuple(table[column].to_pylist()) for metric, column in METRICS.items()}
+    return {metric: Outcomes(prompts, roots, values) for metric, values in columns.items() if None not in values}
+
+
+Measured = dict[str, dict[str, dict[int, Outcomes]]]  # arm → metric → seed → outcomes
+
+
+def measured(records: Iterable[CellRecord], store: ArtifactStore) -> Measured:
+    """Return what has been measured, with the SFT policy as an arm of its own."""
+    found: Measured = {SFT: {}}
+    for record in records:
+        found.setdefault(record.cell.arm, {})
+        for arm, key in ((record.cell.arm, "win_rate_policy"), (SFT, "win_rate_sft")):
+            stage = record.stages.get(key)
+            if stage is not None and stage.digest:
+                for metric, values in outcomes(store, stage.digest).items():
+                    found[arm].setdefault(metric, {})[record.cell.seed] = values
+    return found
+
+
+def estimates(found: Measured) -> dict[str, dict[str, Estimate]]:
+    """Return the mean over seeds of each arm and metric."""
+    return {
+        arm: {metric: mean_over_seeds(by_seed) for metric, by_seed in metrics.items()} for arm, metrics in found.items()
+    }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The paired difference first − second of two arms, and what may be said of it."""
+
+    metric: str
+    first: str
+    second: str
+    difference: Estimate
+    adjusted: float | None  # the p-value after Holm; None for an exploratory comparison
+
+    @property
+    def planned(self) -> bool:
+        """Return whether the comparison belongs to the family planned beforehand."""
+        return self.adjusted is not None
+
+    @property
+    def verdict(self) -> str:
+        """Return "clear" or "not distinguishable" for a planned comparison, "exploratory" for any other."""
+        if self.adjusted is None:
+            return "exploratory"
+        return "clear" if self.adjusted < _LEVEL else "not distinguishable"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the comparison as JSON values."""
+        own = {name: getattr(self, name) for name in ("metric", "first", "second", "adjusted", "verdict")}
+        return own | {"difference": self.difference.as_dict()}
+
+
+def planned_pairs(study: Study) -> list[tuple[str, str]]:
+    """Return the planned comparisons: rso − sft and rso − direct of recipes that are otherwise the same."""
+    configs = {arm.key: _without_source(study, arm) for arm in study.all_arms}
+    by_source = {arm.key: _source(study, arm) for arm in study.all_arms}
+    return [
+        (ours, theirs)
+        for ours, theirs in itertools.permutations(configs, 2)
+        if by_source[ours] == "rso_sample_rank"
+        and by_source[theirs] in {"sft_sample_rank", "direct"}
+        and configs[ours] == configs[theirs]
+    ]
+
+
+def _source(study: Study, arm: Arm) -> str:
+    return cell_config(study, arm, study.seeds[0]).pairs.pair_source
+
+
+def _without_source(study: Study, arm: Arm) -> str:
+    config = cell_config(study, arm, study.seeds[0])
+    pairs = config.pairs.model_copy(update={"pair_source": "direct"})
+    return config.model_copy(update={"pairs": pairs, "name": ""}).model_dump_json()
+
+
+def planned_comparisons(study: Study, found: Measured) -> list[Comparison]:
+    """Return the planned comparisons that can be made, adjusted by Holm over the family of each metric."""
+    made: list[Comparison] = []
+    for metric in METRICS:
+        family = [(*pair, difference) for pair in planned_pairs(study) if (difference := _paired(found, metric, *pair))]
+        adjusted = holm([difference.p for _, _, difference in family])
+        made += [Comparison(metric, *item, p) for item, p in zip(family, adjusted, strict=True)]
+    return made
+
+
+def compare(found: Measured, metric: str, first: str, second: str) -> Comparison | None:
+    """Return an exploratory comparison of two arms; None where they share no seed."""
+    difference = _paired(found, metric, first, second)
+    return None if difference is None else Comparison(metric, first, second, difference, None)
+
+
+def _paired(found: Measured, metric: str, first: str, second: str) -> Estimate | None:
+    return paired_over_seeds(*(found.get(arm, {}).get(metric, {}) for arm in (first, second)))
+
+
+def all_comparisons(study: Study, found: Measured) -> list[Comparison]:
+    """Return the comparisons of every two arms and of each with SFT: the planned ones, then the exploratory ones."""
+    planned = planned_comparisons(study, found)
+    known = {(item.metric, *sorted((item.first, item.second))) for item in planned}
+    pairs = itertools.combinations([*(arm.key for arm in study.all_arms), SFT], 2)
+    others = [
+        item
+        for metric, (first, second) in itertools.product(METRICS, pairs)
+        if (metric, *sorted((first, second))) not in known and (item := compare(found, metric, first, second))
+    ]
+    return planned + others
+
+
+def sharing(records: Sequence[CellRecord]) -> dict[str, Any]:
+    """Return what the cells shared: for each kind of stage how often it is used and how often it was done, and seconds.
+
+    `seconds_separate` is what the finished stages would have taken had every cell done its own.
+    """
+    uses: dict[str, list[DoneStage]] = {}
+    for record in records:
+        for stage in record.stages.values():
+            if stage.digest:
+                uses.setdefault(stage.kind, []).append(stage)
+    kinds = {kind: _shared_kind(stages) for kind, stages in uses.items()}
+    totals = {name: sum(kind[name] for kind in kinds.values()) for name in ("seconds", "seconds_separate")}
+    return {"kinds": kinds, **totals}
+
+
+def _shared_kind(stages: Sequence[DoneStage]) -> dict[str, Any]:
+    distinct = {stage.fingerprint: stage for stage in stages}
+    return {
+        "uses": len(stages),
+        "done": len(distinct),
+        "seconds": sum(stage.seconds for stage in distinct.values()),
+        "seconds_separate": sum(stage.seconds for stage in stages),
+    }
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Decodes and comparisons that making an arm's training data takes for each prompt: counted, and by Table 7."""
+
+    decodes: float
+    comparisons: float
+    formula: tuple[int, int]
+    baseline_decodes: float
+    reward_forwards: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the cost as JSON values."""
+        return {**vars(self), "formula": list(self.formula)}
+
+
+def cost(record: CellRecord) -> Cost | None:
+    """Return the cost of a cell's training data for each prompt (Table 7); None while it has no pairs.
+
+    Counted as if the cell had been made alone: random samples need n_d decodes, though the pool they share has n_c.
+    """
+    stages = {key: stage.summary or {} for key, stage in record.stages.items() if stage.digest}
+    if "pairs" not in stages:
+        return None
+    config = record.cell.config
+    source = config.pairs.pair_source
+    if source == "direct":
+        return Cost(0.0, 0.0, (0, 0), 0.0, 0.0)
+    prompts = stages["sampling"]["prompts"]
+    pool = stages["sampling"] if source == "rso_sample_rank" else {"decodes": stages["rejection_sampling"]["accepted"]}
+    scored = stages.get("scoring", {})
+    return Cost(
+        decodes=pool["decodes"] / prompts,
+        comparisons=(scored.get("comparisons", 0) + stages["pairs"]["comparisons"]) / prompts,
+        formula=table_7(config),
+        baseline_decodes=pool.get("baseline_decodes", 0) / prompts,
+        reward_forwards=scored.get("reward_forwards", 0) / prompts,
+    )
+
+
+def table_7(config: RunConfig) -> tuple[int, int]:
+    """Return the decodes and comparisons for each prompt by the paper's formulas (Table 7)."""
+    made, kept = config.sampling.num_candidates, config.rejection_sampling.num_samples
+    games = kept // 2 if config.pairs.ranking == "first_round_rank" else kept - 1
+    formulas = {"direct": (0, 0), "sft_sample_rank": (kept, games), "rso_sample_rank": (made, made + games)}
+    return formulas[config.pairs.pair_source]
