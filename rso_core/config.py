@@ -140,6 +140,28 @@ class RewardConfig(TrainingConfig):
         return self
 
 
+class GoldRewardConfig(TrainingConfig):
+    """The gold reward model: measures, and is never used in training (evaluation.gold = reward_model)."""
+
+    model: str = Field("", description="Registered model the gold reward model starts from; empty: the base model.")
+    preferences: str = Field("", description="Its own preference dataset; empty: D_hf of the run.")
+    share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of D_hf's training conversations that the gold reward model alone is trained on: the training reward model and direct pairs go without them. 0: both are trained on all.",
+    )
+    max_length: PositiveInt = Field(1024, description="Longest context with both responses, in tokens.")
+    order_average: bool = Field(True, description="Average the logits of both orders.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.preferences and self.share:
+            message = f"`share` is a share of the run's own preferences: give `preferences` or `share`, got {self.preferences!r} and {self.share}"
+            raise ValueError(message)
+        return self
+
+
 class SamplingConfig(Settings):
     """Candidates from π_sft. Every field is passed explicitly; a model's generation_config never overrides one."""
 
@@ -222,7 +244,10 @@ class EvaluationConfig(Settings):
     )
     temperature: float = Field(0.7, gt=0, le=10, description="Temperature of the evaluated responses.")
     top_k: int = Field(40, ge=0, le=100_000, description="Top-k of the evaluated responses; 1 is greedy.")
-    gold: Literal["none", "mini_tldr"] = Field("none", description="mini_tldr: exact gold reward of the built-in task.")
+    gold: Literal["none", "mini_tldr", "reward_model"] = Field(
+        "none",
+        description="mini_tldr: exact gold reward of the built-in task. reward_model: a gold reward model of its own, as set in gold_reward.",
+    )
     bootstrap_draws: int = Field(2000, ge=200, le=100_000, description="Bootstrap draws of the 95 % intervals.")
 
 
@@ -236,6 +261,7 @@ class RunConfig(Settings):
     model: ModelConfig
     sft: SftConfig = SftConfig()
     reward: RewardConfig = RewardConfig()
+    gold_reward: GoldRewardConfig = GoldRewardConfig()
     sampling: SamplingConfig = SamplingConfig()
     rejection_sampling: RejectionSamplingConfig = RejectionSamplingConfig()
     pairs: PairsConfig = PairsConfig()

@@ -6,12 +6,13 @@ asks for it. Must not import torch, transformers or datasets.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rso_core.config import RunConfig
-from rso_core.run_data import RunData, counts_of, refuse_overlap, split_settings
+from rso_core.config import GoldRewardConfig, RewardConfig, RunConfig
+from rso_core.errors import UserError
+from rso_core.run_data import RunData, counts_of, part_settings, preferences_of, refuse_overlap, split_settings
 from rso_core.vocabulary import Split, canonical_json
 
 Queue = Literal["gpu", "cpu"]
@@ -20,7 +21,7 @@ Queue = Literal["gpu", "cpu"]
 CODE_VERSIONS: dict[str, int] = {
     "length_profile": 1,
     "sft": 2,
-    "reward_training": 3,
+    "reward_training": 4,
     "sampling": 2,
     "scoring": 3,
     "rejection_sampling": 1,
@@ -29,7 +30,7 @@ CODE_VERSIONS: dict[str, int] = {
     "policy_fitting": 2,
     "checkpoint_selection": 4,
     "generation": 2,
-    "win_rate": 3,
+    "win_rate": 4,
     "report": 1,
     # Not part of a run: work the product does before one, or after it for a human evaluation.
     "import_dataset": 1,
@@ -37,6 +38,8 @@ CODE_VERSIONS: dict[str, int] = {
     "responses": 2,
 }
 CPU_KINDS = frozenset({"length_profile", "rejection_sampling", "report", "import_dataset", "import_model"})
+MEASURING_KINDS = frozenset({"win_rate"})  # what may read the gold reward model
+GOLD = "gold_reward_training"
 TITLES: dict[str, str] = {
     "length_profile": "length profile",
     "sft": "SFT",
@@ -159,12 +162,23 @@ def limits_of(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def reward_limits(config: RunConfig, reward: RewardConfig | GoldRewardConfig) -> dict[str, Any]:
+    """Return how a run's comparisons are written for one of its reward models."""
+    return {
+        "task": config.task,
+        "max_length": reward.max_length,
+        "order_average": reward.order_average,
+        "dtype": config.model.dtype,
+        "batch_size": config.sampling.batch_size,
+    }
+
+
 def build_plan(config: RunConfig, data: RunData) -> Plan:
     """Return the stages of a run. Raises UserError when data is missing, splits overlap or a split is empty."""
     split = split_settings(config)
     prompts = data.prompts_by_split(config.data.sft, split)
-    human = data.prompts_by_split(config.data.preferences, split)
-    refuse_overlap(prompts, human)
+    human = [data.prompts_by_split(name, split) for name in preferences_of(config)]
+    refuse_overlap(prompts, *human)
     counts = counts_of(config, data, prompts, split)
     return _Planner(config, data, split, counts).build()
 
@@ -180,22 +194,20 @@ class _Planner:
         self.base = {"base": data.model(config.model.base)}
         self.limits = limits_of(config)
         self.weights = config.model.model_dump(include={"dtype", "method", "lora_rank", "lora_alpha"})
-        self.reward_limits = {
-            "task": config.task,
-            "max_length": config.reward.max_length,
-            "order_average": config.reward.order_average,
-            "dtype": config.model.dtype,
-            "batch_size": config.sampling.batch_size,
-        }
+        self.reward_limits = reward_limits(config, config.reward)
+        self.has_gold_model = config.evaluation.gold == "reward_model"
 
     def build(self) -> Plan:
         profile = {**self.limits, "max_length": self.config.reward.max_length, "split": self.split}
         self.plan.add("length_profile", "length_profile", profile, digests=self.base | self.sft_data | self.preferences)
         self._add_sft()
         self._add_reward_training()
+        if self.has_gold_model:
+            self._add_gold_reward_training()
         pairs = self._add_pairs()
         self._add_fitting(pairs)
         self._add_evaluation()
+        refuse_gold_in_training(self.plan.stages.values())
         return Plan(tuple(self.plan.stages.values()), self.counts)
 
     def _add_sft(self) -> None:
@@ -213,14 +225,7 @@ class _Planner:
 
     def _add_reward_training(self) -> None:
         reward = self.config.reward
-        training = reward.model_dump(mode="json", exclude={"model", "order_average", "max_length"})
-        config = {
-            **self.reward_limits,
-            **self.weights,
-            "split": self.split,
-            "seed": self.config.seed,
-            "training": training,
-        }
+        config = self._reward_settings(reward, self.reward_limits, "training")
         needs = {"base": "sft"} if reward.start_from == "sft" else {}
         digests = {} if reward.start_from == "sft" else dict(self.base)
         if reward.start_from == "model":
@@ -232,6 +237,31 @@ class _Planner:
             needs=needs,
             digests=digests | self.preferences,
             work=f"{self.counts['preference_train_pairs']} human pairs × {reward.epochs:g} epochs",
+        )
+
+    def _reward_settings(
+        self, reward: RewardConfig | GoldRewardConfig, limits: dict[str, Any], part: str
+    ) -> dict[str, Any]:
+        unused = {"model", "order_average", "max_length", "preferences", "share", "start_from"}
+        return {
+            **limits,
+            **self.weights,
+            "split": part_settings(self.config, part),
+            "seed": self.config.seed,
+            "training": reward.model_dump(mode="json", exclude=unused),
+        }
+
+    def _add_gold_reward_training(self) -> None:
+        gold = self.config.gold_reward
+        self.plan.add(
+            GOLD,
+            "reward_training",
+            self._reward_settings(gold, reward_limits(self.config, gold), "gold"),
+            digests={
+                "base": self.data.model(gold.model or self.config.model.base),
+                "preferences": self.data.dataset(gold.preferences or self.config.data.preferences),
+            },
+            work=f"{self.counts['gold_train_pairs']} human pairs × {gold.epochs:g} epochs, for figures only",
         )
 
     def _add_pool(self) -> None:
@@ -269,7 +299,7 @@ class _Planner:
             return self.plan.add(
                 "pairs",
                 "preference_pairs",
-                {**self.limits, "pair_source": "direct", "split": self.split},
+                {**self.limits, "pair_source": "direct", "split": part_settings(self.config, "training")},
                 needs={"policy": "sft"},
                 digests=self.preferences,
                 work=f"{self.counts['preference_train_pairs']} human pairs",
@@ -348,6 +378,7 @@ class _Planner:
 
     def _add_evaluation(self) -> None:
         evaluation = self.config.evaluation
+        gold = {"gold_model": GOLD} if self.has_gold_model else {}
         for key, policy in (("sft", "sft"), ("policy", "checkpoint_selection")):
             self.plan.add(
                 f"generation_{key}",
@@ -363,10 +394,11 @@ class _Planner:
                 {
                     **self.reward_limits,
                     "gold": evaluation.gold,
+                    **({"gold_reward": reward_limits(self.config, self.config.gold_reward)} if gold else {}),
                     "bootstrap_draws": evaluation.bootstrap_draws,
                     "seed": self.config.seed,
                 },
-                needs={"responses": f"generation_{key}", "reward_model": "reward_training"},
+                needs={"responses": f"generation_{key}", "reward_model": "reward_training", **gold},
                 work=f"{self.counts['test_prompts']} comparisons with the SFT target",
             )
         self.plan.add(
@@ -376,6 +408,28 @@ class _Planner:
             needs={"sft": "win_rate_sft", "policy": "win_rate_policy"},
             work="paired difference, lengths, side-by-sides",
         )
+
+
+def refuse_gold_in_training(stages: Iterable[PlannedStage]) -> None:
+    """Raise UserError when the gold reward model is the training one, ValueError when work other than measuring needs it."""
+    by_key = {stage.key: stage for stage in stages}
+    if GOLD not in by_key:
+        return
+    gold = by_key[GOLD].fingerprint
+    if gold == by_key["reward_training"].fingerprint:
+        message = (
+            "the gold reward model would be the training reward model itself, and could not show what that one overlooks: "
+            "give it a share of D_hf (gold_reward.share), a dataset (gold_reward.preferences), a model (gold_reward.model) or "
+            "a training of its own"
+        )
+        raise UserError(message)
+    for stage in by_key.values():
+        used = {by_key[key].fingerprint for key in stage.needs.values()}
+        if gold in used and stage.kind not in MEASURING_KINDS:
+            message = (
+                f"`{stage.key}` must not need the gold reward model: only {', '.join(sorted(MEASURING_KINDS))} may"
+            )
+            raise ValueError(message)
 
 
 def _games(config: RunConfig) -> int:

@@ -16,7 +16,7 @@ from rso_core.artifacts import ArtifactStore
 from rso_core.config import RunConfig
 from rso_core.errors import UserError
 from rso_core.mini_tldr import DEMO_SIZES
-from rso_core.run_data import RunData
+from rso_core.run_data import RunData, models_of, preferences_of
 from rso_core.vocabulary import DatasetKind, canonical_json
 
 BUILT_IN = "mini_tldr"
@@ -64,20 +64,14 @@ def check(config: RunConfig) -> None:
     for reference, _ in _datasets(config):
         if built_in_options(reference, {"size": int, "seed": int}) is None:
             existing_path(reference, "dataset")
-    for reference in _models(config):
+    for reference in models_of(config):
         if built_in_options(reference, {"family": str, "seed": int}) is None:
             existing_path(reference, "model")
 
 
 def _datasets(config: RunConfig) -> Iterator[tuple[str, DatasetKind]]:
-    yield config.data.preferences, "preference"
+    yield from ((reference, "preference") for reference in preferences_of(config))
     yield config.data.sft, "sft"
-
-
-def _models(config: RunConfig) -> Iterator[str]:
-    yield config.model.base
-    if config.reward.model:
-        yield config.reward.model
 
 
 class References:
@@ -96,9 +90,12 @@ class References:
         check(config)
         preferences = self.dataset(config.data.preferences, "preference")
         digests = {"preferences": preferences, "sft": self._sft(config, preferences)}
-        models = {reference: self.model(reference) for reference in _models(config)}
-        data = config.data.model_copy(update={name: name for name in digests})
-        return config.model_copy(update={"data": data}), RunData(self._store, digests, models)
+        parts: dict[str, Any] = {"data": config.data.model_copy(update={name: name for name in digests})}
+        for reference in preferences_of(config)[1:]:
+            digests["gold_preferences"] = self.dataset(reference, "preference")
+            parts["gold_reward"] = config.gold_reward.model_copy(update={"preferences": "gold_preferences"})
+        models = {reference: self.model(reference) for reference in models_of(config)}
+        return config.model_copy(update=parts), RunData(self._store, digests, models)
 
     def _sft(self, config: RunConfig, preferences: str) -> str:
         same = config.data.sft == config.data.preferences

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rso_core.models import LanguageModel
 
 _BOOTSTRAP_DRAWS = 1000
+_MOST_BINS = 10
+_FEWEST_IN_BIN = 20
 
 
 def heldout_accuracy(  # noqa: PLR0913 - settings, all keyword-only
@@ -39,7 +41,7 @@ def heldout_accuracy(  # noqa: PLR0913 - settings, all keyword-only
     kept = {pair.number: pair for pair in read.pairs}
     counts = {"heldout_pairs": len(kept), "heldout_excluded_rows": read.excluded_rows}
     if not kept:
-        return {**counts, "accuracy": None, "longer_wins": None, "first_shown_wins": None}
+        return {**counts, "accuracy": None, "longer_wins": None, "first_shown_wins": None, "calibration": []}
     shown = [pair.shown(flip) for flip in (False, True) for pair in kept.values()]
     answers = reader.answer_inputs(shown, batch_size=batch_size, on_progress=in_units(on_progress, 2))
     logits = np.array(answers.logits).reshape(2, -1)
@@ -62,7 +64,25 @@ def heldout_accuracy(  # noqa: PLR0913 - settings, all keyword-only
         "mean_confidence": float((1 / (1 + np.exp(-np.abs(margin)))).mean()),
         "log_loss": float(np.logaddexp(0, -margin).mean()),
         "heldout_outside_mass": float(np.mean(answers.outside_mass)),
+        "calibration": calibration(margin, roots, seed=seed),
     }
+
+
+def calibration(margin: NDArray[np.float64], roots: Sequence[str], *, seed: int) -> list[dict[str, Any]]:
+    """Return how often the model is right among pairs of like confidence, least confident first.
+
+    `margin` [pairs] is the logit that the winner beats the loser; the confidence of a pair is max(ρ, 1 − ρ) = σ(|margin|)
+    and a calibrated model is right that often. Bins hold equal numbers of pairs, at least `_FEWEST_IN_BIN` where there are
+    so many; each has its mean confidence, and its accuracy with the interval by bootstrap over conversation roots.
+    """
+    order = np.argsort(np.abs(margin), kind="stable")
+    bins = min(_MOST_BINS, max(1, len(margin) // _FEWEST_IN_BIN))
+    found = []
+    for members in np.array_split(order, bins):
+        right = win_rate(_wins(margin[members]), [roots[i] for i in members], draws=_BOOTSTRAP_DRAWS, seed=seed)
+        confidence = float((1 / (1 + np.exp(-np.abs(margin[members])))).mean())
+        found.append({"confidence": confidence, "accuracy": right.as_dict()})
+    return found
 
 
 def _wins(margin: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -40,8 +40,8 @@ class RunData:
     def rows_in(self, reference: str, split: Split, split_config: Mapping[str, Any]) -> int:
         """Return how many rows of a dataset are in a split."""
         roots = read_table(self._store.files(self.dataset(reference)), ["root"])["root"].to_pylist()
-        splits = {root: assign_split(root, split_config) for root in set(roots)}
-        return sum(splits[root] == split for root in roots)
+        inside = {root: is_in_split(root, split, split_config) for root in set(roots)}
+        return sum(inside[root] for root in roots)
 
 
 def _look_up(known: Mapping[str, str], reference: str, what: str) -> str:
@@ -59,6 +59,26 @@ def assign_split(root: str, split_config: Mapping[str, Any]) -> Split:
         validation_fraction=split_config["validation_fraction"],
         test_fraction=split_config["test_fraction"],
     )
+
+
+def is_in_split(root: str, split: Split, split_config: Mapping[str, Any]) -> bool:
+    """Return whether a conversation is in a split and, where training conversations are divided, in the stage's part."""
+    if assign_split(root, split_config) != split:
+        return False
+    return split != "train" or "part" not in split_config or _part_of(root, split_config) == split_config["part"]
+
+
+def _part_of(root: str, split_config: Mapping[str, Any]) -> str:
+    """Return which reward model a training conversation of D_hf belongs to, "gold" or "training": a pure function of the root."""
+    digest = hashlib.sha256(f"{split_config['seed']}:gold:{root}".encode()).digest()
+    return "gold" if int.from_bytes(digest[:8]) / 2**64 < split_config["gold_share"] else "training"
+
+
+def part_settings(config: RunConfig, part: str) -> dict[str, Any]:
+    """Return the split of D_hf for one reward model: divided only where the gold one has a share of its own."""
+    share = config.gold_reward.share
+    is_divided = config.evaluation.gold == "reward_model" and share
+    return split_settings(config) | ({"part": part, "gold_share": share} if is_divided else {})
 
 
 def split_prompts(pairs: Iterable[tuple[str, str]], split_config: Mapping[str, Any]) -> dict[Split, set[str]]:
@@ -82,6 +102,18 @@ def split_settings(config: RunConfig) -> dict[str, Any]:
         "validation_fraction": config.data.validation_fraction,
         "test_fraction": config.data.test_fraction,
     }
+
+
+def preferences_of(config: RunConfig) -> list[str]:
+    """Return the references of the preference datasets a run reads."""
+    own = config.gold_reward.preferences if config.evaluation.gold == "reward_model" else ""
+    return [config.data.preferences, *([own] if own else [])]
+
+
+def models_of(config: RunConfig) -> list[str]:
+    """Return the references of the models a run reads."""
+    gold = config.gold_reward.model if config.evaluation.gold == "reward_model" else ""
+    return [config.model.base, *(name for name in (config.reward.model, gold) if name)]
 
 
 def refuse_overlap(*datasets: Mapping[Split, set[str]]) -> None:
@@ -111,9 +143,12 @@ def counts_of(
         "validation_prompts": limited(len(prompts["validation"]), config.evaluation.max_validation_prompts),
         "test_prompts": limited(len(prompts["test"]), config.evaluation.max_test_prompts),
         "sft_rows": data.rows_in(config.data.sft, "train", split),
-        "preference_train_pairs": data.rows_in(config.data.preferences, "train", split),
+        "preference_train_pairs": data.rows_in(config.data.preferences, "train", part_settings(config, "training")),
         "preference_test_pairs": data.rows_in(config.data.preferences, "test", split),
     }
+    if config.evaluation.gold == "reward_model":
+        gold = config.gold_reward.preferences or config.data.preferences
+        counts["gold_train_pairs"] = data.rows_in(gold, "train", part_settings(config, "gold"))
     for name, count in counts.items():
         if count == 0 and name != "preference_test_pairs":
             message = f"there are no {name.replace('_', ' ')}: give that split a larger fraction, or import more data"

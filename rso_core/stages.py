@@ -19,7 +19,8 @@ import pyarrow as pa
 from rso_core.artifacts import ROWS, ArtifactStore, Row, iterate_rows, write_rows
 from rso_core.plan import CODE_VERSIONS
 from rso_core.protocol import Event, Log, Progress, Result, StageSpec
-from rso_core.run_data import assign_split, choose_prompts
+from rso_core.run_data import choose_prompts, is_in_split
+from rso_core.vocabulary import Split
 
 if TYPE_CHECKING:
     from rso_core.models import LanguageModel
@@ -168,13 +169,13 @@ def _function(kind: str) -> Callable[[Job], dict[str, Any]]:
     return function
 
 
-def rows_of_split(files: Sequence[Path], split: str, settings: Mapping[str, Any]) -> list[Row]:
-    """Return the rows of a dataset whose conversation is in `split`."""
-    return [row for row in iterate_rows(files) if assign_split(row["root"], settings) == split]
+def rows_of_split(files: Sequence[Path], split: Split, settings: Mapping[str, Any]) -> list[Row]:
+    """Return the rows of a dataset whose conversation is in `split` (and in the part of it that `settings` names)."""
+    return [row for row in iterate_rows(files) if is_in_split(row["root"], split, settings)]
 
 
 def prompts_of_split(
-    files: Sequence[Path], split: str, settings: Mapping[str, Any], *, limit: int, seed: int
+    files: Sequence[Path], split: Split, settings: Mapping[str, Any], *, limit: int, seed: int
 ) -> list[Row]:
     """Return one row for each distinct prompt of a split: `limit` of them (0: all), drawn and ordered by seed."""
     first: dict[str, Row] = {}

@@ -22,10 +22,12 @@ RESPONSES = pa.schema(
 )
 PROMPTS = pa.schema([(name, pa.string()) for name in ("prompt_id", "prompt", "messages")])
 ANSWERS = pa.schema([RESPONSES.field(name) for name in ("prompt_id", "response", "response_token_ids", "truncated")])
+# ρ(response beats target) and its outcome; the exact gold rewards of both, or the gold reward model's ρ, and the outcome.
+_FIGURES = ("probability", "win", "gold_response", "gold_target", "gold_probability", "gold_win")
 WINS = pa.schema(
     [
         *((name, pa.string()) for name in ("prompt_id", "root", "prompt", "target", "response")),
-        *((name, pa.float64()) for name in ("probability", "win", "gold_response", "gold_target", "gold_win")),
+        *((name, pa.float64()) for name in _FIGURES),
         ("response_tokens", pa.int32()),
     ]
 )
@@ -120,10 +122,11 @@ def outcome(probability: float) -> float:
 
 
 def win_rate(job: Job) -> dict[str, Any]:
-    """Compare the responses with the SFT targets: by ρ (proxy), and exactly by the gold reward where there is one."""
+    """Compare the responses with the SFT targets: by ρ (proxy), and by the gold reward where there is one."""
     rows = list(iterate_rows(job.files("responses")))
     probabilities = compare_with_target(job, job.model("reward_model"), rows, job.config)
-    results = [_result(row, p, gold=job.config["gold"]) for row, p in zip(rows, probabilities, strict=True)]
+    golds = _gold(job, rows)
+    results = [_result(row, p) | gold for row, p, gold in zip(rows, probabilities, golds, strict=True)]
     job.write(results, WINS)
     clusters = [row["root"] for row in rows]
     draws, seed = job.config["bootstrap_draws"], job.config["seed"]
@@ -143,24 +146,34 @@ def win_rate(job: Job) -> dict[str, Any]:
     }
 
 
-def _result(row: Row, probability: float, *, gold: str) -> Row:
+def _result(row: Row, probability: float) -> Row:
     columns = {name: row[name] for name in ("prompt_id", "root", "prompt", "target", "response")}
     return {
         **columns,
         "probability": probability,
         "win": outcome(probability),
         "response_tokens": len(row["response_token_ids"]),
-        **_gold(row, gold),
     }
 
 
-def _gold(row: Row, gold: str) -> dict[str, float | None]:
-    if gold == "none":
-        return {"gold_response": None, "gold_target": None, "gold_win": None}
+def _gold(job: Job, rows: Sequence[Row]) -> list[dict[str, float | None]]:
+    """Return what the gold reward says of each row: exactly, by the gold reward model, or nothing."""
+    unknown = dict.fromkeys(("gold_response", "gold_target", "gold_probability", "gold_win"))
+    match job.config["gold"]:
+        case "none":
+            return [unknown for _ in rows]
+        case "mini_tldr":
+            return [unknown | _exact_gold(row) for row in rows]
+    reward = job.config["gold_reward"]
+    found = compare_with_target(job, job.model("gold_model"), rows, reward)
+    return [unknown | {"gold_probability": p, "gold_win": outcome(p)} for p in found]
+
+
+def _exact_gold(row: Row) -> dict[str, float]:
     from rso_core.mini_tldr import gold_reward
 
     response, target = gold_reward(row["meta"], row["response"]), gold_reward(row["meta"], row["target"])
-    win = 0.5 if response == target else float(response > target)
+    win = TIE if response == target else float(response > target)
     return {"gold_response": response, "gold_target": target, "gold_win": win}
 
 

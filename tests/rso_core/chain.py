@@ -73,6 +73,7 @@ def toy_config(**parts: Any) -> RunConfig:
         "model": {"base": "toy"},
         "sft": training,
         "reward": {**training, "max_length": 64},
+        "gold_reward": {**training, "max_length": 64},
         "sampling": {"num_candidates": 6, "prompts_per_shard": 16, "batch_size": 32, "temperature": 1.0},
         "rejection_sampling": {"num_samples": 4},
         "pairs": {},

@@ -1,13 +1,15 @@
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from rso_core.artifacts import ArtifactStore, Row
+from rso_core.artifacts import ArtifactStore, Row, iterate_rows
 from rso_core.config import RunConfig
 from rso_core.errors import UserError
-from rso_core.plan import CODE_VERSIONS, Plan, build_plan
-from rso_core.run_data import RunData, assign_split, choose_prompts, split_settings
+from rso_core.plan import CODE_VERSIONS, Plan, build_plan, refuse_gold_in_training
+from rso_core.run_data import RunData, assign_split, choose_prompts, is_in_split, split_settings
 from rso_core.vocabulary import SPLITS, Split
 from tests.rso_core.chain import PROMPTS, dataset_row, import_rows, texts, toy_config
 
@@ -157,3 +159,79 @@ def test_a_name_that_nothing_has_is_told_with_those_there_are(
 ) -> None:
     with pytest.raises(UserError, match=message):
         build_plan(toy_config(**parts), data)
+
+
+# The gold reward model
+
+GOLD = {"evaluation": {"gold": "reward_model"}}
+
+
+def parts_of(data: RunData, plan: Plan) -> dict[str, set[str]]:
+    """The training conversations that each reader of D_hf sees."""
+    table = list(iterate_rows(data._store.files(data.dataset("pairs"))))
+    split = {key: plan.stage(key).config["split"] for key in ("reward_training", "gold_reward_training", "pairs")}
+    return {
+        key: {row["root"] for row in table if is_in_split(row["root"], "train", settings)}
+        for key, settings in split.items()
+    }
+
+
+def test_the_gold_reward_model_has_conversations_of_its_own(data: RunData) -> None:
+    config = toy_config(**GOLD, gold_reward={"share": 0.4}, pairs={"pair_source": "direct"})
+    plan = build_plan(config, data)
+
+    seen = parts_of(data, plan)
+
+    whole = {row["root"] for row in pair_rows() if assign_split(str(row["root"]), split_settings(config)) == "train"}
+    assert seen["reward_training"] == seen["pairs"]
+    assert seen["reward_training"] | seen["gold_reward_training"] == whole
+    assert not seen["reward_training"] & seen["gold_reward_training"]
+    assert plan.counts["preference_train_pairs"] == len(seen["reward_training"]) > 0
+    assert plan.counts["gold_train_pairs"] == len(seen["gold_reward_training"]) > 0
+
+
+def test_only_measuring_stages_need_the_gold_reward_model(data: RunData) -> None:
+    plan = build_plan(toy_config(**GOLD, gold_reward={"share": 0.4}), data)
+    users = {stage.key for stage in plan.stages if "gold_reward_training" in stage.needs.values()}
+    assert users == {"win_rate_sft", "win_rate_policy"}
+
+
+def test_a_gold_reward_model_that_is_the_training_one_is_refused(data: RunData) -> None:
+    base = toy_config()
+    same = base.reward.model_dump(exclude={"start_from", "model"})
+    with pytest.raises(UserError, match=r"would be the training reward model itself.*gold_reward\.share"):
+        build_plan(toy_config(**GOLD, gold_reward=same), data)
+    for other in ({"max_steps": 5}, {"share": 0.4}):
+        assert build_plan(toy_config(**GOLD, gold_reward=same | other), data).stage("gold_reward_training")
+
+
+def test_a_training_stage_that_needs_the_gold_reward_model_is_refused(data: RunData) -> None:
+    stages = list(build_plan(toy_config(**GOLD, gold_reward={"share": 0.4}), data).stages)
+    number = next(i for i, stage in enumerate(stages) if stage.key == "scoring")
+    needs = {**stages[number].needs, "reward_model": "gold_reward_training"}
+    stages[number] = dataclasses.replace(stages[number], needs=needs)
+    with pytest.raises(ValueError, match="`scoring` must not need the gold reward model: only win_rate may"):
+        refuse_gold_in_training(stages)
+
+
+def test_without_a_gold_reward_model_nothing_is_divided(data: RunData) -> None:
+    plan = build_plan(toy_config(gold_reward={"share": 0.4}), data)
+    assert new_stages(build_plan(toy_config(), data), plan) == set()
+
+
+def test_a_gold_dataset_takes_part_in_the_check_of_splits(tmp_path: Path) -> None:
+    config, others = toy_config(**GOLD, gold_reward={"preferences": "others"}), pair_rows()
+    others[0]["root"] = root_in("train", config)
+    targets = target_rows()
+    targets[0]["root"] = root_in("test", config)
+    data = data_of(tmp_path, targets, pair_rows()[1:])
+    data = RunData(
+        data._store, {**data._datasets, "others": import_rows(data._store, "preference", others)}, data._models
+    )
+    with pytest.raises(UserError, match="1 prompts would be in both train and test"):
+        build_plan(config, data)
+
+
+def test_a_share_and_a_dataset_for_the_gold_reward_model_exclude_each_other() -> None:
+    with pytest.raises(ValidationError, match="give `preferences` or `share`"):
+        toy_config(gold_reward={"preferences": "others", "share": 0.5})

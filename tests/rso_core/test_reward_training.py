@@ -2,6 +2,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rso_core.artifacts import Row
@@ -9,7 +10,7 @@ from rso_core.config import RewardConfig
 from rso_core.errors import UserError
 from rso_core.models import LanguageModel, load
 from rso_core.protocol import Event, Log, Metrics
-from rso_core.reward_accuracy import heldout_accuracy
+from rso_core.reward_accuracy import calibration, heldout_accuracy
 from rso_core.reward_pairs import is_flipped
 from rso_core.reward_training import train_reward
 from tests.rso_core.chain import dataset_row, texts
@@ -131,4 +132,35 @@ def test_heldout_figures_are_those_of_the_pairs_one_by_one(lm: LanguageModel, or
 def test_without_heldout_pairs_there_is_no_accuracy(lm: LanguageModel) -> None:
     assert measure(lm, []) == {
         "heldout_pairs": 0, "heldout_excluded_rows": 0, "accuracy": None, "longer_wins": None, "first_shown_wins": None,
+        "calibration": [],
     }  # fmt: skip
+
+
+def test_the_calibration_curve_is_the_share_of_right_answers_among_pairs_of_like_confidence() -> None:
+    margin = np.array([3.0, -0.1, 0.2, -2.0, 0.3, 1.0] * 10)
+    confidence = 1 / (1 + np.exp(-np.abs(margin)))
+
+    found = calibration(margin, [f"root {i}" for i in range(60)], seed=0)
+
+    assert [item["accuracy"]["n"] for item in found] == [20, 20, 20]
+    assert [item["accuracy"]["value"] for item in found] == pytest.approx([0.5, 1.0, 0.5])
+    assert [item["confidence"] for item in found] == pytest.approx(np.sort(confidence).reshape(3, 20).mean(axis=1))
+    assert all(item["accuracy"]["low"] <= item["accuracy"]["value"] <= item["accuracy"]["high"] for item in found)
+
+
+def test_a_calibrated_model_lies_on_the_diagonal_and_one_twice_as_sure_below_it() -> None:
+    draw = np.random.default_rng(0)
+    logits = np.abs(draw.normal(0, 1.5, 6000))
+    right = draw.random(6000) < 1 / (1 + np.exp(-logits))
+    margin, roots = np.where(right, logits, -logits), [str(i) for i in range(6000)]
+
+    honest, bold = (calibration(scale * margin, roots, seed=0) for scale in (1, 2))
+
+    assert len(honest) == 10
+    assert all(item["accuracy"]["value"] == pytest.approx(item["confidence"], abs=0.05) for item in honest)
+    assert all(item["accuracy"]["value"] < item["confidence"] - 0.02 for item in bold[3:8])
+
+
+def test_few_pairs_share_one_bin_and_a_tie_counts_half() -> None:
+    (only,) = calibration(np.array([0.0, 1.0]), ["a", "b"], seed=0)
+    assert (only["accuracy"]["value"], only["accuracy"]["n"]) == (0.75, 2)

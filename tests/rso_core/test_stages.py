@@ -10,6 +10,7 @@ from rso_core.errors import UserError
 from rso_core.protocol import Event, Log, Metrics, Progress, StageSpec
 from rso_core.run_data import assign_split
 from rso_core.stages import ModelCache, execute
+from rso_core.stages_evaluation import outcome
 from rso_core.stages_sampling import sequences_at_once
 from rso_core.vocabulary import Family, Message, canonical_json, transcript
 from tests.rso_core.chain import PROMPTS, Chain, dataset_row, import_model, import_rows, product, toy_config
@@ -40,6 +41,21 @@ def test_a_run_goes_from_preferences_to_an_evaluated_policy(chain: Chain, model:
     assert -1 <= report["difference"]["proxy"]["low"] <= report["difference"]["proxy"]["high"] <= 1
     assert len(report["side_by_sides"]) == 5
     assert (chain.store.path(chain.digest(plan, "checkpoint_selection")) / "model" / "config.json").exists()
+
+
+def test_the_gold_reward_model_measures_beside_the_proxy(chain: Chain) -> None:
+    config = toy_config(evaluation={"gold": "reward_model"}, gold_reward={"share": 0.4, "learning_rate": 0.05})
+    plan = chain.run(config)
+
+    report = chain.report(plan)
+    assert report["policy"]["gold"]["n"] == report["policy"]["proxy"]["n"] == plan.counts["test_prompts"]
+    assert report["difference"]["gold"]["low"] <= report["difference"]["gold"]["value"]
+    rows = chain.rows(plan, "win_rate_policy")
+    assert all(row["gold_win"] == outcome(row["gold_probability"]) for row in rows)
+    assert [row["gold_probability"] for row in rows] != [row["probability"] for row in rows]
+    trained = chain.summary(plan, "gold_reward_training")
+    assert trained["pairs"] == plan.counts["gold_train_pairs"]
+    assert trained["calibration"][0]["accuracy"]["n"] == trained["accuracy"]["n"]
 
 
 def test_nothing_is_lost_between_the_stages(chain: Chain) -> None:

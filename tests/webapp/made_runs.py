@@ -313,7 +313,10 @@ def _report(_: Run) -> tuple[str, dict[str, Any]]:
 
 
 def _reward(_: Run) -> tuple[str, dict[str, Any]]:
-    measured = {"accuracy": rate(0.723, 0.03), "longer_wins": rate(0.61, 0.03), "first_shown_wins": rate(0.5, 0.03)}
+    measured: dict[str, Any] = {
+        "accuracy": rate(0.723, 0.03), "longer_wins": rate(0.61, 0.03), "first_shown_wins": rate(0.5, 0.03),
+        "calibration": [{"confidence": 0.55 + i / 10, "accuracy": rate(0.53 + i / 12, 0.08, 60)} for i in range(4)],
+    }  # fmt: skip
     return _commit(model_folder, "reward_training", "model"), measured
 
 
@@ -328,6 +331,7 @@ def _win_rate(_: Run) -> tuple[str, dict[str, Any]]:
 
 _MADE: dict[str, Callable[[Run], tuple[str, dict[str, Any]]]] = {
     "reward_training": _reward,
+    "gold_reward_training": _reward,
     "rejection_sampling": _kept,
     "pairs": _pairs,
     "checkpoint_selection": _selection,

@@ -13,6 +13,7 @@ from rso_core.config import (
     DataConfig,
     EvaluationConfig,
     FittingConfig,
+    GoldRewardConfig,
     ModelConfig,
     PairsConfig,
     RejectionSamplingConfig,
@@ -70,7 +71,10 @@ CONFIGS = st.builds(
         method=st.sampled_from(["full", "lora"]), lora_rank=st.integers(1, 1024), lora_alpha=st.floats(0.001, 4096),
         prompt_template=st.sampled_from(["auto", "chat", "plain"]),
     ),
-    sft=trainings(SftConfig, enabled=st.booleans()), reward=REWARDS,
+    sft=trainings(SftConfig, enabled=st.booleans()), reward=REWARDS, gold_reward=st.one_of(
+        trainings(GoldRewardConfig, model=st.sampled_from(["", "n"]), share=st.floats(0, 0.99), max_length=COUNTS),
+        trainings(GoldRewardConfig, preferences=st.just("d"), order_average=st.booleans()),
+    ),
     sampling=st.builds(
         SamplingConfig, num_candidates=st.integers(64, 4096), temperature=st.floats(0.001, 10), top_k=st.integers(0, 100_000),
         truncated=st.sampled_from(["keep", "exclude"]), batch_size=COUNTS,
@@ -86,7 +90,7 @@ CONFIGS = st.builds(
         FittingConfig, loss=st.sampled_from(["sigmoid_norm", "hinge", "hinge_norm"]), gamma=st.floats(1e-6, 1000),
         num_checkpoints=st.integers(1, 100), select_by=st.sampled_from(["proxy_win_rate", "last"]),
     ),
-    evaluation=st.builds(EvaluationConfig, gold=st.sampled_from(["none", "mini_tldr"]), bootstrap_draws=st.integers(200, 100_000)),
+    evaluation=st.builds(EvaluationConfig, gold=st.sampled_from(["none", "mini_tldr", "reward_model"]), bootstrap_draws=st.integers(200, 100_000)),
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
+from rso_core.config import RunConfig
 from rso_core.protocol import Log, Progress
 from tests.webapp.made_runs import config_of, finish_run, launched, signed_in
 from webapp.accounts.models import User
@@ -300,6 +301,21 @@ def test_long_curves_are_thinned_to_their_first_last_and_evenly_spaced_points(ru
     assert {after - before for before, after in pairwise(steps[:-1])} == {5}
     (curve,) = run_curves(run.pk, "--rso")
     assert curve.last == pytest.approx(1.0 / 2345, rel=1e-4)
+
+
+def test_the_calibration_of_every_reward_model_is_drawn(browser: Client, researcher: User) -> None:
+    parts = {"evaluation": {"gold": "reward_model"}, "gold_reward": {"share": 0.3}}
+    run = launched(researcher, RunConfig.model_validate(config_of("with gold").model_dump() | parts))
+    finish_run(run)
+    curves = {curve.id: curve for curve in run_curves(run.pk, "--rso")}
+    assert {"calibration-reward_training", "calibration-gold_reward_training"} <= curves.keys()
+    measured, ideal = curves["calibration-gold_reward_training"].figure["data"]
+    assert measured["x"] == pytest.approx([0.55, 0.65, 0.75, 0.85])
+    assert (measured["y"][0], measured["error_y"]["array"][0]) == pytest.approx((0.53, 0.08))
+    assert ideal["x"] == ideal["y"]
+    assert "Gold reward model, accuracy" in text(browser.get(f"/runs/{run.pk}/"))
+    places = [(box.column, box.row) for box in run_graph(run_progress(run), edges_of(run.pk)).boxes]
+    assert len(set(places)) == len(places) == run.run_stages.count()
 
 
 def test_speed_is_learnt_from_finished_stages_of_the_same_model_only(run: Run) -> None:

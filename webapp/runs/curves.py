@@ -26,11 +26,12 @@ _CHARTS: tuple[tuple[str, dict[str, str]], ...] = (
 _SHARES = frozenset({"accuracy", "proxy_win_rate", "outside_mass"})
 _FIRST = frozenset({"loss", "margin", "accuracy", "proxy_win_rate"})  # the others are folded
 _COLOURS = {"chosen": "--chosen", "rejected": "--rejected"}
-_STAGES = ("policy_fitting", "checkpoint_selection", "reward_training", "sft")
+_STAGES = ("policy_fitting", "checkpoint_selection", "reward_training", "gold_reward_training", "sft")
 _SHOWN_TITLES = {
     "policy_fitting": "policy fitting",
     "checkpoint_selection": "checkpoints",
     "reward_training": "reward model",
+    "gold_reward_training": "gold reward model",
     "sft": "SFT",
 }
 
@@ -50,11 +51,17 @@ class Curve:
 
 def run_curves(run_id: int, colour: str) -> list[Curve]:
     """Return the curves of a run, the policy's first, in two queries."""
-    keys = dict(RunStage.objects.filter(run=run_id, key__in=_STAGES).values_list("stage", "key"))
+    stages = RunStage.objects.filter(run=run_id, key__in=_STAGES).values_list("stage", "key", "stage__summary")
+    keys = {stage: key for stage, key, _ in stages}
+    summaries = {key: summary for _, key, summary in stages}
     found: dict[str, list[tuple[int, dict[str, float]]]] = {}
     for stage, step, values in thinned(keys).values_list("stage", "step", "values"):
         found.setdefault(keys[stage], []).append((step, values))
-    return [curve for key in _STAGES if key in found for curve in _stage_curves(key, found[key], colour)]
+    return [
+        curve
+        for key in _STAGES
+        for curve in (*_calibration(key, summaries.get(key, {})), *_stage_curves(key, found.get(key, []), colour))
+    ]
 
 
 def thinned(stages: Iterable[int]) -> Any:
@@ -65,6 +72,49 @@ def thinned(stages: Iterable[int]) -> Any:
     )
     spaced = numbered.annotate(rest=Mod(F("row") - 1, (F("rows") + MOST_POINTS - 2) / (MOST_POINTS - 1)))
     return spaced.filter(Q(rest=0) | Q(row=F("rows"))).order_by("stage", "step")
+
+
+def _calibration(key: str, summary: Mapping[str, Any]) -> list[Curve]:
+    """Return the calibration curve of a reward model that was measured on held-out pairs, as a list of one or none."""
+    bins = summary.get("calibration")
+    if not bins:
+        return []
+    x, rates = [item["confidence"] for item in bins], [item["accuracy"] for item in bins]
+    points = {
+        "x": [float(f"{value:.5g}") for value in x],
+        "y": [rate["value"] for rate in rates],
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "array": [rate["high"] - rate["value"] for rate in rates],
+            "arrayminus": [rate["value"] - rate["low"] for rate in rates],
+            "thickness": 1,
+            "width": 2,
+        },
+        "customdata": [rate["n"] for rate in rates],
+        "name": "measured",
+        "mode": "lines+markers",
+        "line": {"color": "var(--sft)", "width": 2},
+        "hovertemplate": "confidence %{x:.1%}<br>right %{y:.1%} of %{customdata} pairs<extra></extra>",
+    }
+    ideal = {
+        "x": [0.5, 1],
+        "y": [0.5, 1],
+        "name": "calibrated",
+        "mode": "lines",
+        "line": {"color": "var(--muted)", "width": 1, "dash": "dot"},
+        "hoverinfo": "skip",
+    }
+    layout = _layout(is_share=True, legend=True)
+    layout["xaxis"] = {
+        "title": {"text": "confidence", "standoff": 4},
+        "range": [0.49, 1.01],
+        "tickformat": ".0%",
+        "nticks": 6,
+    }
+    figure = {"data": [points, ideal], "layout": layout}
+    label = "calibration: right on held-out pairs"
+    return [Curve(f"calibration-{key}", _SHOWN_TITLES[key], label, figure, summary["accuracy"]["value"], True, True)]
 
 
 def _stage_curves(key: str, points: list[tuple[int, dict[str, float]]], colour: str) -> list[Curve]:

@@ -31,6 +31,7 @@ def _units_by_key(config: RunConfig, counts: Mapping[str, int]) -> dict[str, flo
     return {
         "sft": _trained(counts["sft_rows"], config.sft) if config.sft.enabled else 1.0,
         "reward_training": _trained(counts["preference_train_pairs"], config.reward),
+        "gold_reward_training": _trained(counts.get("gold_train_pairs", 0), config.gold_reward),
         "sampling": candidates,
         "scoring": candidates * (2 if config.reward.order_average else 1),
         "rejection_sampling": float(prompts),

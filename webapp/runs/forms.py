@@ -39,6 +39,7 @@ SECTIONS = {
     "model": "Model",
     "sft": "SFT",
     "reward": "Reward model",
+    "gold_reward": "Gold reward model",
     "sampling": "Sampling",
     "rejection_sampling": "Rejection sampling",
     "pairs": "Pairs",
@@ -53,6 +54,8 @@ LABELS = {
     "model.base": "Base model",
     "sft.enabled": "Train π_sft",
 }
+_OPTIONAL_MODELS = frozenset({"reward.model", "gold_reward.model"})
+_OPTIONAL_DATASETS = frozenset({"gold_reward.preferences"})
 _BOOLEANS = {"true": "on", "false": "off"}
 _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 _WANTED = {
@@ -84,8 +87,10 @@ class References:
     def choices(self, path: str) -> Choices | None:
         """Return the choices of the field at `path`, or None when it names no dataset or model."""
         by_path = {"data.preferences": self.preferences, "data.sft": self.sft, "model.base": self.models}
-        if path == "reward.model":
+        if path in _OPTIONAL_MODELS:
             return [("", "none"), *self.models]
+        if path in _OPTIONAL_DATASETS:
+            return [("", "none"), *self.preferences]
         return by_path.get(path)
 
 
@@ -183,7 +188,7 @@ def _form_field(path: str, info: FieldInfo, references: References) -> forms.Fie
     choices = known if known is not None else _choices(info)
     widget: forms.Widget
     if choices is not None:
-        blank = [("", "choose …")] if known is not None and path != "reward.model" else []
+        blank = [("", "choose …")] if known is not None and info.is_required() else []
         widget = forms.Select(choices=blank + choices)
     else:
         # Not type="number": browsers send an empty text for what they cannot read, and it would pass as the default.
@@ -291,7 +296,7 @@ class RunForm(forms.Form):
             if known is None or not name or name in dict(known):
                 continue
             names = ", ".join(value for value, _ in known if value) or "none yet"
-            what = "model" if path in {"model.base", "reward.model"} else "dataset"
+            what = "model" if path in {"model.base", *_OPTIONAL_MODELS} else "dataset"
             self.add_error(
                 path, f"No {what} that you can use here is called {name!r}; known: {names}. Import it first."
             )

@@ -58,6 +58,11 @@ GLOSSARY: dict[str, Entry] = {
         "The same share, judged by a reward that nothing was trained on. For the built-in task it is exact.",
         "§4",
     ),
+    "gold_reward_model": Entry(
+        "Gold reward model",
+        "A second reward-ranking model, with its own base model, data or both. It measures and nothing is trained or selected with it, so it shows what the policy learned about the first one's mistakes.",
+        "§4",
+    ),
     "sigmoid_norm": Entry(
         "sigmoid-norm loss", "Logistic loss on the log-ratios normalised by π_sft: the loss of DPO.", "eq. 8"
     ),

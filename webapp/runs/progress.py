@@ -14,6 +14,7 @@ _SMALLEST_SHARE_TO_ESTIMATE = 0.02
 
 # Two stages of a run may be of one kind; these are told apart.
 _TITLES = {
+    "gold_reward_training": "gold reward model",
     "generation_sft": "SFT responses",
     "win_rate_sft": "SFT win rate",
     "generation_policy": "policy responses",

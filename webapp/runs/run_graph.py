@@ -34,6 +34,7 @@ _PLACES: dict[str, tuple[int, int]] = {
     "report": (4, 3),
     "generation_sft": (1, 3),
     "win_rate_sft": (2, 3),
+    "gold_reward_training": (1, 4),
 }
 Place = tuple[int, int]
 

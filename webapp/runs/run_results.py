@@ -61,6 +61,7 @@ class Results:
     sft: Mapping[str, Any] = field(default_factory=dict)  # win rate of π_sft: known before the policy's
     length: Mapping[str, float] = field(default_factory=dict)
     reward: Mapping[str, Any] = field(default_factory=dict)
+    gold_reward: Mapping[str, Any] = field(default_factory=dict)
     acceptance: Mapping[str, Any] = field(default_factory=dict)
     pool: Mapping[str, Any] = field(default_factory=dict)
     pairs: Mapping[str, Any] = field(default_factory=dict)
@@ -100,6 +101,7 @@ def run_results(run: Run) -> Results:
         sft=summaries.get("win_rate_sft", {}),
         length=report.get("length_change", {}),
         reward=summaries.get("reward_training", {}),
+        gold_reward=summaries.get("gold_reward_training", {}),
         acceptance=summaries.get("rejection_sampling", {}),
         pool=summaries.get("sampling", {}),
         pairs=summaries.get("pairs", {}),
@@ -140,5 +142,6 @@ def results_as_json(results: Results) -> dict[str, Any]:
         "difference": {rate.key: {**rate.difference, "verdict": rate.verdict} for rate in results.rates},
         "length_change": dict(results.length),
         "reward_model": dict(results.reward),
+        "gold_reward_model": dict(results.gold_reward),
         "acceptance": dict(results.acceptance),
     }

@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 from rso_core.config import SCHEMA_VERSION, RunConfig
 from rso_core.errors import UserError
 from rso_core.plan import Plan, PlannedStage, build_plan, fingerprint_of
-from rso_core.run_data import RunData
+from rso_core.run_data import RunData, models_of, preferences_of
 from webapp.accounts.audit import record
 from webapp.accounts.models import User
 from webapp.runs.artifacts import store
@@ -56,8 +56,8 @@ def run_data(*, config: RunConfig, user: User) -> RunData:
     """
     datasets = dict(Dataset.objects.visible_to(user).values_list("name", "digest"))
     models = dict(RegisteredModel.objects.visible_to(user).values_list("name", "digest"))
-    _refuse_unfinished("dataset", datasets, [config.data.preferences, config.data.sft])
-    _refuse_unfinished("model", models, [config.model.base, config.reward.model])
+    _refuse_unfinished("dataset", datasets, [*preferences_of(config), config.data.sft])
+    _refuse_unfinished("model", models, models_of(config))
     return RunData(store(), _finished(datasets), _finished(models))
 
 
