@@ -23,7 +23,7 @@ SOURCES := rso_core webapp workers tests manage.py $(wildcard benchmarks)
 
 .PHONY: help setup up demo demo-real test test-long check fmt docs lock bench-import bench-coverage bench-results bench-rating bench-claims clean browser \
   lock-peers bench-peers bench bench-matmul bench-fitting bench-scoring bench-sampling bench-reward bench-run bench-study bench-growth bench-report \
-  reproduce-smoke reproduce-a
+  reproduce-smoke reproduce-a reproduce-b reproduce-c reproduction-page
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -161,6 +161,15 @@ reproduce-smoke: $(STAMP) ## Run a small Table 1 from end to end in a few minute
 
 reproduce-a: $(STAMP) ## Repeat Table 1 on the built-in task, decoder-only, 5 seeds; goes on where it ended
 	@$(call STUDY,table_1) --seeds 10-14 --out docs/reproduction/table_1.json
+
+reproduce-b: $(STAMP) ## Repeat Tables 2 and 7 and Figures 3a and 3b on the built-in task, 2 seeds
+	@$(foreach name,table_2 table_7 figure_3a figure_3b,$(call STUDY,$(name)) --seeds 10-11 --out docs/reproduction/$(name).json;)
+
+reproduce-c: $(STAMP) ## Repeat the sources of pairs with encoder-decoder (T5) policies, 3 seeds
+	@$(call STUDY,table_3) --set 'model.base=mini_tldr:family=seq2seq,seed={seed}' --seeds 10-12 --out docs/reproduction/table_3.json
+
+reproduction-page: $(STAMP) ## Make docs/reproduction.md from the bundles in docs/reproduction
+	@$(PY) -m rso_core.reproduction_page docs
 
 clean: ## Remove caches and the environment (the data in var/ stays)
 	@rm -rf $(VENV) $(VENV)-lock $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov test-results

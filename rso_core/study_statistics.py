@@ -20,7 +20,7 @@ import numpy as np
 
 from rso_core.win_rate import Vector, cluster_draws, unseen_limits
 
-DRAWS = 4000
+DRAWS = 2000
 _TAILS = (0.025, 0.975)
 _NOTHING = 1e-12  # below it a spread is the rounding of sums
 
@@ -119,7 +119,7 @@ def _crossed_draws(sums: Vector, counts: Vector) -> Vector:
     return np.asarray((_draws(seeds, 1) * rates).sum(axis=1) / seeds)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _draws(clusters: int, seed: int) -> Vector:
     return cluster_draws(np.random.default_rng(seed), DRAWS, clusters)
 

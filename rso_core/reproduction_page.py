@@ -1,0 +1,128 @@
+"""Write `docs/reproduction.md` and its figures from stored study bundles: no figure in it is typed.
+
+    python -m rso_core.reproduction_page docs
+
+Reads `docs/reproduction/*.json` (bundles) and `docs/reproduction/notes.md` (what people conclude, by heading).
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rso_core.interval_figure import Point, interval_figure
+from rso_core.study_bundle import Bundle, as_markdown, metrics_of
+from rso_core.study_presets import study_presets
+from rso_core.study_results import METRIC_TITLES, SFT
+
+_ORDER = ("table_1", "table_2", "table_3", "table_5", "table_6", "table_7", "figure_3a", "figure_3b")
+_INTRODUCTION = """# Reproduction on the built-in task
+
+Made from the study bundles in [reproduction/](reproduction/) by `make reproduction-page`; nothing here is typed but the notes. The task,
+`mini_tldr`, is small and its gold reward exact; AutoSxS is not run on it. Figures are % of test prompts won against the SFT target, mean over
+seeds ± half of the 95 % interval ([studies.md](studies.md) says how); ▲: clear against a planned comparison. The paper's own figures are of
+other models and data: what can be compared is the order.
+"""
+
+
+def page(bundles: Mapping[str, Bundle], notes: Mapping[str, str]) -> str:
+    """Return the document."""
+    names = sorted(bundles, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+    return "\n".join([_INTRODUCTION, *(_section(name, bundles[name], notes.get(name, "")) for name in names)])
+
+
+def _section(name: str, bundle: Bundle, note: str) -> str:
+    study = bundle["study"]
+    preset = study_presets().get(study["preset"])
+    parts = [f"## {study['name']}", "", preset.about if preset else "", "", as_markdown(bundle)]
+    parts += (
+        [f"![{study['name']}: win rates with intervals](reproduction/{name}.svg)", ""] if metrics_of(bundle) else []
+    )
+    parts += [*_planned(bundle), *_costs(bundle), _facts(bundle), ""]
+    return "\n".join([*parts, *([note.strip(), ""] if note.strip() else [])])
+
+
+def _planned(bundle: Bundle) -> list[str]:
+    planned = [item for item in bundle["comparisons"] if item["adjusted"] is not None]
+    if not planned:
+        return []
+    rows = [
+        f"| {item['first']} − {item['second']} | {METRIC_TITLES[item['metric']]} | {_points(item['difference'])} | "
+        f"{item['adjusted']:.3f} | {item['verdict']} |"
+        for item in planned
+    ]
+    return ["| planned comparison | metric | difference, points | p (Holm) | |", "|---|---|---:|---:|---|", *rows, ""]
+
+
+def _points(difference: Mapping[str, Any]) -> str:
+    value, low, high = (100 * difference[name] for name in ("value", "low", "high"))
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _costs(bundle: Bundle) -> list[str]:
+    if bundle["study"]["preset"] != "table_7":
+        return []
+    rows = [
+        f"| {row['arm']} | {row['cost']['decodes']:.1f} | {row['cost']['comparisons']:.1f} | "
+        f"{row['cost']['formula'][0]} + {row['cost']['formula'][1]} | {row['cost']['baseline_decodes']:.1f} |"
+        for row in bundle["rows"]
+        if row["cost"]
+    ]
+    head = "| for each prompt | decodes | comparisons | the paper's formula | baseline decodes |"
+    return [head, "|---|---:|---:|---:|---:|", *rows, ""]
+
+
+def _facts(bundle: Bundle) -> str:
+    shared, made = bundle["sharing"], bundle["versions"]
+    kinds = shared["kinds"]
+    counts = ", ".join(f"{kind.replace('_', ' ')} {kinds[kind]['done']} of {kinds[kind]['uses']}" for kind in kinds)
+    done = sum(cell["done"] for cell in bundle["cells"])
+    seeds = ", ".join(map(str, bundle["study"]["seeds"]))
+    return (
+        f"{done} of {len(bundle['cells'])} cells, seeds {seeds}. Done once of uses: {counts}. {shared['seconds'] / 60:.0f} minutes of work; "
+        f"{shared['seconds_separate'] / 60:.0f} had each cell done its own. Python {made['python']}, torch {made['torch']}, transformers "
+        f"{made['transformers']}, {made['threads'] or 'unknown'} thread(s) a worker, {made['machine']}."
+    )
+
+
+def figure(bundle: Bundle) -> str:
+    """Return the win rates of every arm with their intervals as SVG."""
+    rows: Sequence[tuple[str, Mapping[str, Any]]] = [
+        (SFT, bundle["sft"]),
+        *((row["arm"], row["figures"]) for row in bundle["rows"]),
+    ]
+    points = [
+        Point(
+            arm, METRIC_TITLES[metric].removesuffix(" %"), *(figures[metric][name] for name in ("value", "low", "high"))
+        )
+        for arm, figures in rows
+        for metric in metrics_of(bundle)
+        if metric in figures
+    ]
+    return interval_figure(f"{bundle['study']['name']}: win rates against the SFT target", points)
+
+
+def read_notes(text: str) -> dict[str, str]:
+    """Return the notes by the name of the bundle that their heading (`## table_1`) gives."""
+    found: dict[str, str] = {}
+    for part in text.split("\n## ")[1:]:
+        name, _, body = part.partition("\n")
+        found[name.strip()] = body
+    return found
+
+
+def main(docs: Path) -> None:
+    """Write page and figures."""
+    folder = docs / "reproduction"
+    bundles = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    notes = folder / "notes.md"
+    for name, bundle in bundles.items():
+        if metrics_of(bundle):
+            (folder / f"{name}.svg").write_text(figure(bundle), encoding="utf-8")
+    text = page(bundles, read_notes(notes.read_text(encoding="utf-8") if notes.exists() else ""))
+    (docs / "reproduction.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
