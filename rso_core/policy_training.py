@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from rso_core.artifacts import Row
+from rso_core.data_order import num_steps
 from rso_core.errors import UserError
 from rso_core.grouped_forward import Group, response_log_probs
 from rso_core.losses import LOSSES, NEEDS_REFERENCE
 from rso_core.protocol import Event
-from rso_core.training import BatchLoss, Objective, num_steps, train
+from rso_core.token_pairs import TokenPairs
+from rso_core.training import BatchLoss, Objective, train
 
 if TYPE_CHECKING:
     from rso_core.models import LanguageModel
@@ -52,7 +54,7 @@ def fit_policy(  # noqa: PLR0913 - as every training, plus snapshots
         items=pairs,
         loss=lambda batch: pair_loss(lm, [drawn.item for drawn in batch], training),
         length=lambda pair: len(pair["prompt_token_ids"]),
-        block=lambda pair: pair["prompt_id"],
+        blocks=pairs.blocks if isinstance(pairs, TokenPairs) else [pair["prompt_id"] for pair in pairs],
         check_first=lambda values: _check_start(values["loss"], training, lm.dtype),
         after_step=lambda step: save_snapshot(step) if step in snapshots else None,
     )

@@ -1,17 +1,39 @@
 """Supervised fine-tuning: cross-entropy of the target given the prompt."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from rso_core.grouped_forward import Group, response_log_probs
 from rso_core.protocol import Event
+from rso_core.token_rows import TokenRows
 from rso_core.training import BatchLoss, Drawn, Objective, train
 
 if TYPE_CHECKING:
     from rso_core.models import LanguageModel
 
 Example = tuple[list[int], list[int]]  # prompt ids, target ids with end-of-sequence
+
+
+@dataclass(frozen=True, eq=False)
+class Examples(Sequence[Example]):
+    """Prompts and their targets over flat token ids; an example is made when a batch reads it."""
+
+    prompts: TokenRows
+    targets: TokenRows
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return list(zip(self.prompts[index], self.targets[index], strict=True))
+        return self.prompts[index], self.targets[index]
 
 
 def train_sft(

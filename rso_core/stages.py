@@ -8,7 +8,7 @@ what they write is a pure function of configuration, inputs and thread count: ar
 import importlib
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -169,9 +169,17 @@ def _function(kind: str) -> Callable[[Job], dict[str, Any]]:
     return function
 
 
+def iterate_split(files: Sequence[Path], split: Split, settings: Mapping[str, Any]) -> Iterator[Row]:
+    """Yield the rows of a dataset whose conversation is in `split` (and in the part of it that `settings` names).
+
+    One batch is in memory at a time.
+    """
+    return (row for row in iterate_rows(files) if is_in_split(row["root"], split, settings))
+
+
 def rows_of_split(files: Sequence[Path], split: Split, settings: Mapping[str, Any]) -> list[Row]:
-    """Return the rows of a dataset whose conversation is in `split` (and in the part of it that `settings` names)."""
-    return [row for row in iterate_rows(files) if is_in_split(row["root"], split, settings)]
+    """Return the rows that `iterate_split` yields."""
+    return list(iterate_split(files, split, settings))
 
 
 def prompts_of_split(
@@ -179,6 +187,6 @@ def prompts_of_split(
 ) -> list[Row]:
     """Return one row for each distinct prompt of a split: `limit` of them (0: all), drawn and ordered by seed."""
     first: dict[str, Row] = {}
-    for row in rows_of_split(files, split, settings):
+    for row in iterate_split(files, split, settings):
         first.setdefault(row["prompt_id"], row)
     return [first[prompt] for prompt in choose_prompts(first, limit, seed)]

@@ -1,13 +1,14 @@
 """The stage that makes the training pairs, from people's preferences or from the kept samples."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from rso_core.artifacts import Row, iterate_rows
 from rso_core.errors import UserError
-from rso_core.stages import Counter, Job, rows_of_split
+from rso_core.stages import Counter, Job, iterate_split
 from rso_core.stages_sampling import PROMPT, TOKENS, policy_prompt, prompt_columns, prompt_seed
 
 PAIRS = pa.schema(
@@ -32,46 +33,49 @@ def preference_pairs(job: Job) -> dict[str, Any]:
 
 
 def _direct_pairs(job: Job) -> dict[str, Any]:
+    counts = {"pairs": 0, "excluded_rows": 0}
+    job.write(_direct_rows(job, counts), PAIRS)
+    _refuse_no_pairs(
+        counts["pairs"],
+        f"all {counts['excluded_rows']} human pairs have a response longer than {job.config['max_response_tokens']} "
+        f"tokens; raise data.max_response_tokens",
+    )
+    return {**counts, "comparisons": 0, "dropped_ties": 0, "byes": 0}
+
+
+def _direct_rows(job: Job, counts: dict[str, int]) -> Iterator[Row]:
+    """Yield the human pairs one by one, and count them."""
     from rso_core.models import load_tokenizer
     from rso_core.templates import response_ids
 
     tokenizer, family = load_tokenizer(job.model_folder("policy"))
-    rows = rows_of_split(job.files("preferences"), "train", job.config["split"])
-    pairs: list[Row] = []
     # A prompt has one form: reference log-probs are kept by prompt id, and one text can be written as a turn or as many.
-    prompts: dict[str, list[int]] = {}
-    limit, excluded = job.config["max_response_tokens"], 0
-    for row in rows:
+    prompts: dict[str, array[int]] = {}
+    for row in iterate_split(job.files("preferences"), "train", job.config["split"]):
         chosen, rejected = (response_ids(tokenizer, row[side]) for side in ("chosen", "rejected"))
-        if max(len(chosen), len(rejected)) > limit:
-            excluded += 1
+        if max(len(chosen), len(rejected)) > job.config["max_response_tokens"]:
+            counts["excluded_rows"] += 1
             continue
         if row["prompt_id"] not in prompts:
-            prompts[row["prompt_id"]] = policy_prompt(job, tokenizer, family, row["messages"]).ids
-        pairs.append(
-            {
-                **prompt_columns(row),
-                "index": len(pairs),
-                "prompt_token_ids": prompts[row["prompt_id"]],
-                "chosen": row["chosen"],
-                "rejected": row["rejected"],
-                "chosen_token_ids": chosen,
-                "rejected_token_ids": rejected,
-                "chosen_index": None,
-                "rejected_index": None,
-                "probability": None,
-                "row_id": row["row_id"],
-            }
-        )
-    _refuse_no_pairs(
-        pairs, f"all {len(rows)} human pairs have a response longer than {limit} tokens; raise data.max_response_tokens"
-    )
-    job.write(pairs, PAIRS)
-    return {"pairs": len(pairs), "excluded_rows": excluded, "comparisons": 0, "dropped_ties": 0, "byes": 0}
+            prompts[row["prompt_id"]] = array("i", policy_prompt(job, tokenizer, family, row["messages"]).ids)
+        yield {
+            **prompt_columns(row),
+            "index": counts["pairs"],
+            "prompt_token_ids": prompts[row["prompt_id"]],
+            "chosen": row["chosen"],
+            "rejected": row["rejected"],
+            "chosen_token_ids": chosen,
+            "rejected_token_ids": rejected,
+            "chosen_index": None,
+            "rejected_index": None,
+            "probability": None,
+            "row_id": row["row_id"],
+        }
+        counts["pairs"] += 1
 
 
-def _refuse_no_pairs(pairs: Sequence[Row], why: str) -> None:
-    if not pairs:
+def _refuse_no_pairs(count: int, why: str) -> None:
+    if not count:
         message = f"there are no training pairs: {why}"
         raise UserError(message)
 
@@ -91,7 +95,9 @@ def _ranked_pairs(job: Job) -> dict[str, Any]:
         _pair(row, game, index)
         for index, (row, game) in enumerate((rows[p], game) for p, games in enumerate(ranked.pairs) for game in games)
     ]
-    _refuse_no_pairs(pairs, f"the kept samples of all {len(rows)} prompts are identical; raise sampling.temperature")
+    _refuse_no_pairs(
+        len(pairs), f"the kept samples of all {len(rows)} prompts are identical; raise sampling.temperature"
+    )
     job.write(pairs, PAIRS)
     return {
         "pairs": len(pairs),

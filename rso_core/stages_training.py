@@ -2,34 +2,28 @@
 
 import json
 import shutil
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from rso_core.artifacts import Row, fsync_tree, iterate_rows
+from rso_core.artifacts import Row, fsync_tree
 from rso_core.errors import UserError
-from rso_core.stages import Counter, Job, rows_of_split
+from rso_core.stages import Counter, Job, iterate_split, rows_of_split
 from rso_core.stages_evaluation import compare_with_target, outcome, respond
 from rso_core.stages_sampling import policy_prompt
-from rso_core.vocabulary import canonical_json, text_digest
 from rso_core.win_rate import win_rate as estimate_win_rate
 
 if TYPE_CHECKING:
-    from rso_core.grouped_forward import Group
+    from rso_core.sft import Examples
+    from rso_core.token_pairs import TokenPairs
 
 GROUPS_AT_ONCE = 16
-_PAIR_TOKENS = ("prompt_token_ids", "chosen_token_ids", "rejected_token_ids")
 REFERENCE = pa.schema(
     [("prompt_id", pa.string()), ("response_id", pa.string()), ("log_prob", pa.float64()), ("tokens", pa.int32())]
 )
-
-
-def response_id(token_ids: Sequence[int]) -> str:
-    """Return the identifier of a response: equal token ids share it."""
-    return text_digest(canonical_json(list(token_ids)))
 
 
 def _load_for_training(job: Job, name: str) -> Any:
@@ -80,18 +74,24 @@ def sft(job: Job) -> dict[str, Any]:
     return {**counts, "examples": len(examples), **result}
 
 
-def _sft_examples(job: Job, lm: Any) -> tuple[list[tuple[list[int], list[int]]], dict[str, int]]:
+def _sft_examples(job: Job, lm: Any) -> tuple["Examples", dict[str, int]]:
+    """Return the training rows as token ids, which lie in files of the staging folder, and what was done to them."""
+    from rso_core.sft import Examples
     from rso_core.templates import response_ids
+    from rso_core.token_rows import TokenWriter
 
-    examples, counts = [], {"excluded_rows": 0, "truncated_prompts": 0}
-    for row in rows_of_split(job.files("sft"), "train", job.config["split"]):
+    prompts, targets = TokenWriter(job.staging), TokenWriter(job.staging)
+    counts = {"excluded_rows": 0, "truncated_prompts": 0}
+    for row in iterate_split(job.files("sft"), "train", job.config["split"]):
         target = response_ids(lm.tokenizer, row["target"])
         if len(target) > job.config["max_response_tokens"]:
             counts["excluded_rows"] += 1
             continue
         prompt = policy_prompt(job, lm.tokenizer, lm.family, row["messages"])
         counts["truncated_prompts"] += prompt.truncated
-        examples.append((prompt.ids, target))
+        prompts.append(prompt.ids)
+        targets.append(target)
+    examples = Examples(prompts.rows(), targets.rows())
     if not examples:
         message = (
             f"no SFT example is left: all {counts['excluded_rows']} training targets are longer than "
@@ -136,50 +136,39 @@ def reward_training(job: Job) -> dict[str, Any]:
 
 def reference_log_probs(job: Job) -> dict[str, Any]:
     """Compute log π_sft(y|x) once for each distinct response of the pairs."""
-    found = distinct_responses(iterate_rows(job.files("pairs")))
-    total = sum(len(group.responses) for _, group in found)
-    job.write(_reference_rows(job, found, Counter(job, total, "responses")), REFERENCE)
-    return {"responses": total, "prompts": len(found)}
+    from rso_core.token_pairs import TokenPairs
+
+    pairs = TokenPairs.of_files(job.files("pairs"))
+    prompts = [len(group.responses) for _, group in pairs.by_prompt()]
+    job.write(_reference_rows(job, pairs, Counter(job, sum(prompts), "responses")), REFERENCE)
+    return {"responses": sum(prompts), "prompts": len(prompts)}
 
 
-def _reference_rows(job: Job, found: Sequence[tuple[str, "Group"]], counter: Counter) -> Iterator[Row]:
+def _reference_rows(job: Job, pairs: "TokenPairs", counter: Counter) -> Iterator[Row]:
     import torch
 
     from rso_core.grouped_forward import response_log_probs
+    from rso_core.token_pairs import response_id
 
-    lm = job.model("policy")
-    for start in range(0, len(found), GROUPS_AT_ONCE):
-        block = found[start : start + GROUPS_AT_ONCE]
+    lm, prompts = job.model("policy"), pairs.by_prompt()
+    while block := list(islice(prompts, GROUPS_AT_ONCE)):
         with torch.inference_mode():
             # A pair of the fit is two responses; its memory without gradients is no concern.
             values = response_log_probs(lm, [group for _, group in block], batch_size=2 * job.config["batch_size"])
-        for (prompt, group), log_probs in zip(block, values, strict=True):
+        for (members, group), log_probs in zip(block, values, strict=True):
             tokens = sum(len(ids) for ids in group.responses) + len(group.prompt_ids)
             counter.add(len(group.responses), tokens)
+            prompt = pairs.prompt_id(members[0])
             for ids, value in zip(group.responses, log_probs.tolist(), strict=True):
                 yield {"prompt_id": prompt, "response_id": response_id(ids), "log_prob": value, "tokens": len(ids)}
-
-
-def distinct_responses(pairs: Iterable[Row]) -> list[tuple[str, "Group"]]:
-    """Return (prompt id, group) with the distinct responses of each prompt's pairs, in order."""
-    from rso_core.grouped_forward import Group
-
-    found: dict[str, tuple[list[int], dict[str, list[int]]]] = {}
-    for pair in pairs:
-        _, responses = found.setdefault(pair["prompt_id"], (pair["prompt_token_ids"], {}))
-        for side in ("chosen_token_ids", "rejected_token_ids"):
-            responses.setdefault(response_id(pair[side]), pair[side])
-    return [(prompt, Group(ids, list(responses.values()))) for prompt, (ids, responses) in found.items()]
 
 
 def policy_fitting(job: Job) -> dict[str, Any]:
     """Fit π_θ on the pairs with the chosen loss (eq. 8-10); leave evenly spaced checkpoints to select from."""
     from rso_core.policy_training import fit_policy
+    from rso_core.token_pairs import TokenPairs
 
-    reference = {
-        (row["prompt_id"], row["response_id"]): row["log_prob"] for row in iterate_rows(job.files("reference"))
-    }
-    pairs = [_pair_to_fit(pair, reference) for pair in iterate_rows(job.files("pairs"), ("prompt_id", *_PAIR_TOKENS))]
+    pairs = TokenPairs.of_files(job.files("pairs")).with_references(job.files("reference"))
     lm = _adapted(job, _load_for_training(job, "policy"))
     result: dict[str, Any] = fit_policy(
         lm,
@@ -194,16 +183,6 @@ def policy_fitting(job: Job) -> dict[str, Any]:
     for folder in sorted((job.checkpoints / "snapshots").iterdir()):
         shutil.copytree(folder, job.staging / "checkpoints" / folder.name)
     return {"pairs": len(pairs), **result}
-
-
-def _pair_to_fit(pair: Row, reference: Mapping[tuple[str, str], float]) -> Row:
-    """Return what the fit reads of a pair; all pairs are in memory, where 32-bit numbers take a ninth of a list."""
-    return {
-        "prompt_id": pair["prompt_id"],
-        **{name: array("i", pair[name]) for name in _PAIR_TOKENS},
-        "reference_chosen": reference[pair["prompt_id"], response_id(pair["chosen_token_ids"])],
-        "reference_rejected": reference[pair["prompt_id"], response_id(pair["rejected_token_ids"])],
-    }
 
 
 def _save_snapshot(job: Job, lm: Any, step: int) -> None:

@@ -16,17 +16,17 @@ up in float32 for the same reason.
 """
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from rso_core.checkpoints import load_checkpoint, save_checkpoint
+from rso_core.data_order import DataOrder, num_items, num_steps
 from rso_core.errors import UserError
 from rso_core.protocol import Event, Log, Metrics, Progress
 
@@ -68,8 +68,8 @@ class Objective(Generic[Item]):
     """What is trained on and how it is judged.
 
     section: part of the configuration that advice names. weight: share of an item in the step (tokens for a token
-    mean). length: items of a batch are sorted by it, so that micro-batches hold little padding. block: items with
-    an equal block stay together (the pairs of a prompt). check_first sees the values of step 1 before the weights
+    mean). length: items of a batch are sorted by it, so that micro-batches hold little padding. blocks: a value for
+    each item; items with an equal one stay together (the pairs of a prompt). check_first sees the values of step 1 before the weights
     change; after_step runs before the checkpoint of that step is written.
     """
 
@@ -78,43 +78,9 @@ class Objective(Generic[Item]):
     loss: Callable[[Sequence[Drawn[Item]]], BatchLoss]
     weight: Callable[[Item], float] = _one
     length: Callable[[Item], int] | None = None
-    block: Callable[[Item], Hashable] | None = None
+    blocks: ArrayLike | None = None
     check_first: Callable[[dict[str, float]], None] = _nothing
     after_step: Callable[[int], None] = _nothing
-
-
-class DataOrder:
-    """The order of items: each pass a permutation of the blocks by (seed, pass), so a position says all."""
-
-    def __init__(self, blocks: Sequence[Hashable], seed: int) -> None:
-        members: dict[Hashable, list[int]] = {}
-        for index, block in enumerate(blocks):
-            members.setdefault(block, []).append(index)
-        self._blocks = list(members.values())
-        self._size = len(blocks)
-        self._seed = seed
-        self._pass = lru_cache(maxsize=2)(self._permuted)
-
-    def _permuted(self, epoch: int) -> list[int]:
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._blocks))
-        return [index for block in order for index in self._blocks[block]]
-
-    def span(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Return (index, epoch) of the positions from `start` to before `stop`."""
-        return [(self._pass(p // self._size)[p % self._size], p // self._size) for p in range(start, stop)]
-
-
-def num_items(count: int, settings: Mapping[str, Any]) -> int:
-    """Return how many items `epochs` passes over `count` items are, at least one."""
-    items: float = settings["epochs"] * count
-    return max(1, round(items))
-
-
-def num_steps(count: int, settings: Mapping[str, Any]) -> int:
-    """Return how many steps a training on `count` items takes; the last may hold fewer than a batch."""
-    steps: int = math.ceil(num_items(count, settings) / settings["batch_size"])
-    limit: int = settings["max_steps"]
-    return min(steps, limit) if limit else steps
 
 
 class _Weights:
@@ -218,9 +184,8 @@ class _Loop:
     ) -> None:
         torch.manual_seed(seed)
         self._lm, self._objective, self._settings, self._emit = lm, objective, settings, emit
-        block = objective.block
-        blocks = range(len(objective.items)) if block is None else [block(item) for item in objective.items]
-        self._order = DataOrder(blocks, seed)
+        blocks = objective.blocks
+        self._order = DataOrder(range(len(objective.items)) if blocks is None else blocks, seed)
         self._total = num_steps(len(objective.items), settings)
         self._weights = _Weights(lm.model)
         self._optimizer = _optimizer(list(self._weights.masters.values()), settings)

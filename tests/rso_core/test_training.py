@@ -12,7 +12,7 @@ from rso_core.errors import UserError
 from rso_core.models import LanguageModel, add_lora, load, set_threads_and_seed
 from rso_core.protocol import Event, Log, Metrics, Progress
 from rso_core.sft import sft_loss
-from rso_core.training import BatchLoss, DataOrder, Drawn, Objective, num_steps, train
+from rso_core.training import BatchLoss, Drawn, Objective, train
 from rso_core.vocabulary import Family
 from tests.rso_core.toys import toy_model
 
@@ -227,27 +227,6 @@ def test_curves_have_a_point_for_each_step_of_a_short_training(tmp_path: Path) -
     points = [event for event in events if isinstance(event, Metrics)]
     assert [point.step for point in points] == [1, 2, 3, 4, 5, 6]
     assert set(points[0].values) == {"loss", "gradient_norm"}
-
-
-def test_a_pass_shows_each_item_once_and_blocks_whole() -> None:
-    blocks = [item % 5 for item in range(20)]
-    order = DataOrder(blocks, seed=1).span(0, 40)
-
-    for epoch in (0, 1):
-        shown = [index for index, at in order if at == epoch]
-        assert sorted(shown) == list(range(20))
-        assert all(len({blocks[i] for i in shown[start : start + 4]}) == 1 for start in range(0, 20, 4))
-    assert [i for i, epoch in order if epoch == 0] != [i for i, epoch in order if epoch == 1]
-    assert DataOrder(blocks, seed=1).span(17, 23) == order[17:23]
-    assert DataOrder(blocks, seed=2).span(0, 20) != order[:20]
-
-
-@pytest.mark.parametrize(
-    ("count", "epochs", "max_steps", "steps"),
-    [(10, 1.0, 0, 3), (10, 0.5, 0, 2), (8, 2.0, 0, 4), (10, 1.0, 2, 2), (3, 0.01, 0, 1), (10, 1.0, 99, 3)],
-)
-def test_steps_follow_from_epochs_and_limit(count: int, epochs: float, max_steps: int, steps: int) -> None:
-    assert num_steps(count, settings(epochs=epochs, max_steps=max_steps)) == steps
 
 
 def test_the_last_batch_of_a_fraction_of_an_epoch_is_short(tmp_path: Path) -> None:
