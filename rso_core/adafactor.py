@@ -1,0 +1,115 @@
+"""Adafactor as in T5X: parameter scaling, a constant rate, update clipping at 1, decay 1 − step^−0.8, no momentum.
+
+The arithmetic is that of transformers' Adafactor(scale_parameter=True, relative_step=False), held to it by a test.
+That one goes over a weight some fifteen times, through copies of its size; this one goes over it five times, in
+blocks of rows that stay in the processor's cache, and on the way rounds the result into the model. torch's own
+Adafactor lowers the rate to 1/√step once that is smaller, so its rate is not constant. Two differences from T5X
+stay: every matrix is factored, also those with a side below 128, and stacked layers are scaled one by one.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_DECAY = -0.8
+_SQUARE_FLOOR = 1e-30
+_SCALE_FLOOR = 1e-3
+_CLIP = 1.0
+_BLOCK = 1 << 17  # numbers worked on at once: half a megabyte in float32
+
+
+class Adafactor(torch.optim.Optimizer):
+    """Changes float32 weights by their gradients; `copies` maps some of them to what is rounded from them."""
+
+    def __init__(self, params: Iterable[Tensor], *, lr: float, copies: Mapping[Tensor, Tensor] | None = None) -> None:
+        super().__init__(params, {"lr": lr})
+        self._copies = dict(copies or {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Do one step; weights without a gradient stay."""
+        if closure is not None:
+            message = "a step takes no closure here"
+            raise ValueError(message)
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._change(param, param.grad, group["lr"])
+
+    def _change(self, param: Tensor, grad: Tensor, rate: float) -> None:
+        state = self.state[param]
+        state["step"] = state.get("step", 0) + 1
+        beta = 1.0 - state["step"] ** _DECAY
+        size = rate * max(_SCALE_FLOOR, float(_root_mean_square(param)))
+        change = _change_vector if param.dim() < 2 else _change_matrix  # noqa: PLR2004 - vectors are not factored
+        change(param, grad, state, (beta, size), self._copies.get(param))
+
+
+def _change_vector(
+    param: Tensor, grad: Tensor, state: dict[str, Any], step: tuple[float, float], copy: Tensor | None
+) -> None:
+    beta, size = step
+    square = _average(state, "exp_avg_sq", grad.square().add_(_SQUARE_FLOOR), beta)
+    update = square.rsqrt().mul_(grad)
+    param.sub_(update.mul_(size / max(1.0, float(_root_mean_square(update)) / _CLIP)))
+    if copy is not None:
+        copy.copy_(param)
+
+
+def _change_matrix(
+    param: Tensor, grad: Tensor, state: dict[str, Any], step: tuple[float, float], copy: Tensor | None
+) -> None:
+    """Subtract gradient × the factors of its rows and columns, its root mean square at most 1, × size."""
+    beta, size = step
+    rows, columns = _means_of_squares(grad)
+    row = _average(state, "exp_avg_sq_row", rows, beta)
+    column = _average(state, "exp_avg_sq_col", columns, beta).unsqueeze(-2).rsqrt()
+    row = (row / row.mean(dim=-1, keepdim=True)).rsqrt_().unsqueeze(-1)
+    total = torch.zeros((), dtype=torch.float64, device=param.device)
+    for at in _blocks(grad):
+        update = (grad[at] * column[at[:-1]]).mul_(row[at])
+        total += update.square_().sum()
+    size /= max(1.0, (float(total) / grad.numel()) ** 0.5 / _CLIP)
+    for at in _blocks(grad):
+        part = param[at]
+        part.sub_((grad[at] * column[at[:-1]]).mul_(row[at] * size))
+        if copy is not None:
+            copy[at].copy_(part)
+
+
+def _average(state: dict[str, Any], name: str, value: Tensor, beta: float) -> Tensor:
+    """Return the running average in `state` with `value` in it."""
+    if name not in state:
+        state[name] = torch.zeros_like(value)
+    average: Tensor = state[name].mul_(beta).add_(value, alpha=1.0 - beta)
+    return average
+
+
+def _root_mean_square(value: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(value)
+    return norm / math.sqrt(value.numel())
+
+
+def _blocks(value: Tensor) -> Iterator[tuple[Any, ...]]:
+    """Yield indices of blocks of rows, matrix by matrix where they are stacked."""
+    height, width = value.shape[-2:]
+    rows = max(1, _BLOCK // max(1, width))
+    for matrix in itertools.product(*map(range, value.shape[:-2])):
+        for start in range(0, height, rows):
+            yield (*matrix, slice(start, start + rows))
+
+
+def _means_of_squares(grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the means of the squared gradient over columns [..., rows] and over rows [..., columns]."""
+    rows = grad.new_empty(grad.shape[:-1])
+    columns = grad.new_zeros(grad.shape[:-2] + grad.shape[-1:])
+    for at in _blocks(grad):
+        square = grad[at].square()
+        rows[at] = square.mean(dim=-1)
+        columns[at[:-1]] += square.sum(dim=-2)
+    columns /= grad.shape[-2]
+    return rows.add_(_SQUARE_FLOOR), columns.add_(_SQUARE_FLOOR)
