@@ -171,6 +171,11 @@ def worth(outcome: Outcome) -> float:
     return _WORTH[outcome]
 
 
+def worth_of(outcome: Outcome) -> float | None:
+    """Return the worth of an outcome, None for an unjudged prompt."""
+    return None if outcome == "unjudged" else worth(outcome)
+
+
 def summarize(verdicts: Sequence[Verdict], roots: Sequence[str], *, draws: int, seed: int) -> dict[str, Any]:
     """Return the score with its 95 % interval clustered by conversation root, and everything that was counted.
 

@@ -251,6 +251,40 @@ class EvaluationConfig(Settings):
     bootstrap_draws: int = Field(2000, ge=200, le=100_000, description="Bootstrap draws of the 95 % intervals.")
 
 
+class JudgeConfig(Settings):
+    """AutoSxS: a few-shot language model judges responses in both orders, several times each."""
+
+    backend: Literal["none", "model"] = Field("none", description="none: no AutoSxS. model: a registered model judges.")
+    model: str = Field("", description="Registered model that judges (backend = model).")
+    few_shot: str = Field(
+        "",
+        max_length=50_000,
+        description="Few-shot prompt as YAML: instruction, context, response, examples. Empty: the product's own for the task (rso_core/few_shot).",
+        json_schema_extra={"multiline": True},
+    )
+    samples: int = Field(
+        8, ge=4, le=64, multiple_of=2, description="Answers to each comparison, half of them with A and B exchanged."
+    )
+    temperature: float = Field(0.7, gt=0, le=10, description="Temperature of the judge's answers.")
+    top_k: int = Field(40, ge=0, le=100_000, description="Top-k of the judge's answers; 0 means all.")
+    max_tokens: PositiveInt = Field(
+        160, description="Longest answer of the judge, in tokens; what is cut off holds no choice."
+    )
+    accuracy_pairs: int = Field(
+        200,
+        ge=0,
+        le=1_000_000,
+        description="Held-out human pairs the judge is measured on before its figures count; 0 means all.",
+    )
+
+    @model_validator(mode="after")
+    def _judge_named(self) -> Self:
+        if (self.backend == "model") != bool(self.model):
+            message = f"`model` must be named exactly when `backend` is model, got backend={self.backend}, model={self.model!r}"
+            raise ValueError(message)
+        return self
+
+
 class RunConfig(Settings):
     """One run: everything from preference data to an evaluated policy."""
 
@@ -267,6 +301,7 @@ class RunConfig(Settings):
     pairs: PairsConfig = PairsConfig()
     fitting: FittingConfig = FittingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    judge: JudgeConfig = JudgeConfig()
 
     @model_validator(mode="after")
     def _enough_candidates(self) -> Self:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from rso_core.config import GoldRewardConfig, RewardConfig, RunConfig
 from rso_core.errors import UserError
+from rso_core.judge_prompts import parse_few_shot
 from rso_core.run_data import RunData, counts_of, part_settings, preferences_of, refuse_overlap, split_settings
 from rso_core.vocabulary import Split, canonical_json
 
@@ -31,7 +32,9 @@ CODE_VERSIONS: dict[str, int] = {
     "checkpoint_selection": 4,
     "generation": 2,
     "win_rate": 4,
-    "report": 1,
+    "auto_sxs": 1,
+    "judge_accuracy": 1,
+    "report": 2,
     # Not part of a run: work the product does before one, or after it for a human evaluation.
     "import_dataset": 1,
     "import_model": 1,
@@ -53,6 +56,8 @@ TITLES: dict[str, str] = {
     "checkpoint_selection": "checkpoint selection",
     "generation": "generation",
     "win_rate": "win rate",
+    "auto_sxs": "AutoSxS",
+    "judge_accuracy": "judge accuracy",
     "report": "report",
     "import_dataset": "dataset import",
     "import_model": "model import",
@@ -401,13 +406,53 @@ class _Planner:
                 needs={"responses": f"generation_{key}", "reward_model": "reward_training", **gold},
                 work=f"{self.counts['test_prompts']} comparisons with the SFT target",
             )
+        judged = self._add_judge() if self.config.judge.backend != "none" else {}
         self.plan.add(
             "report",
             "report",
             {"bootstrap_draws": evaluation.bootstrap_draws, "seed": self.config.seed},
-            needs={"sft": "win_rate_sft", "policy": "win_rate_policy"},
+            needs={"sft": "win_rate_sft", "policy": "win_rate_policy", **judged},
             work="paired difference, lengths, side-by-sides",
         )
+
+    def _add_judge(self) -> dict[str, str]:
+        """Add AutoSxS of both systems, and the judge's own accuracy; return what the report needs of it."""
+        judge, pairs = self.config.judge, self.counts["preference_test_pairs"]
+        config = {
+            "judge": self._judge_settings(),
+            "bootstrap_draws": self.config.evaluation.bootstrap_draws,
+            "seed": self.config.seed,
+        }
+        for key in ("sft", "policy"):
+            self.plan.add(
+                f"auto_sxs_{key}",
+                "auto_sxs",
+                config,
+                needs={"responses": f"generation_{key}"},
+                digests=self._judge_digests(),
+                work=f"{self.counts['test_prompts']} comparisons × {judge.samples} answers",
+            )
+        measured = min(pairs, judge.accuracy_pairs) if judge.accuracy_pairs else pairs
+        self.plan.add(
+            "judge_accuracy",
+            "judge_accuracy",
+            {**config, "split": self.split, "accuracy_pairs": judge.accuracy_pairs},
+            digests=self._judge_digests() | self.preferences,
+            work=f"{measured} held-out human pairs × {judge.samples} answers",
+        )
+        return {"judged_sft": "auto_sxs_sft", "judged_policy": "auto_sxs_policy", "judge_accuracy": "judge_accuracy"}
+
+    def _judge_settings(self) -> dict[str, Any]:
+        judge = self.config.judge
+        return {
+            **judge.model_dump(mode="json", include={"samples", "temperature", "top_k", "max_tokens"}),
+            "few_shot": parse_few_shot(judge.few_shot, self.config.task).model_dump(mode="json"),
+            "dtype": self.config.model.dtype,
+            "batch_size": self.config.sampling.batch_size,
+        }
+
+    def _judge_digests(self) -> dict[str, str]:
+        return {"judge": self.data.model(self.config.judge.model)}
 
 
 def refuse_gold_in_training(stages: Iterable[PlannedStage]) -> None:

@@ -3,6 +3,7 @@
 - a file of preferences or SFT rows in any layout that the importers know;
 - for `data.sft`, the same file as `data.preferences`: targets are then made of the chosen replies;
 - a model folder (config.json, safetensors, tokenizer) or a GGUF file;
+- for `judge.few_shot`, a YAML file instead of its text;
 - `mini_tldr`, the built-in task, with options: `mini_tldr:size=4000,seed=1`, `mini_tldr:family=seq2seq`.
 """
 
@@ -74,6 +75,15 @@ def _datasets(config: RunConfig) -> Iterator[tuple[str, DatasetKind]]:
     yield config.data.sft, "sft"
 
 
+def _with_few_shot(config: RunConfig) -> RunConfig:
+    """Return the recipe with the text of the few-shot file that it names in the place of its name."""
+    named = config.judge.few_shot.strip()
+    if "\n" in named or not named.endswith((".yaml", ".yml")):
+        return config
+    text = existing_path(named, "few-shot file").read_text(encoding="utf-8")
+    return config.model_copy(update={"judge": config.judge.model_copy(update={"few_shot": text})})
+
+
 class References:
     """Imports what a recipe names, each once."""
 
@@ -88,6 +98,7 @@ class References:
         cannot be the names. Imports what has not been imported yet. Raises UserError.
         """
         check(config)
+        config = _with_few_shot(config)
         preferences = self.dataset(config.data.preferences, "preference")
         digests = {"preferences": preferences, "sft": self._sft(config, preferences)}
         parts: dict[str, Any] = {"data": config.data.model_copy(update={name: name for name in digests})}

@@ -113,7 +113,7 @@ def preferences_of(config: RunConfig) -> list[str]:
 def models_of(config: RunConfig) -> list[str]:
     """Return the references of the models a run reads."""
     gold = config.gold_reward.model if config.evaluation.gold == "reward_model" else ""
-    return [config.model.base, *(name for name in (config.reward.model, gold) if name)]
+    return [config.model.base, *(name for name in (config.reward.model, gold, config.judge.model) if name)]
 
 
 def refuse_overlap(*datasets: Mapping[Split, set[str]]) -> None:

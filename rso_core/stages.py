@@ -33,6 +33,7 @@ _MODULES = {
     "stages_training": ("sft", "reward_training", "reference_log_probs", "policy_fitting", "checkpoint_selection"),
     "stages_sampling": ("sampling", "scoring", "rejection_sampling"),
     "stages_pairs": ("preference_pairs",),
+    "stages_judging": ("auto_sxs", "judge_accuracy"),
     "stages_evaluation": ("generation", "responses", "win_rate", "report"),
 }
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from rso_core.artifacts import Row, iterate_rows
+from rso_core.auto_sxs import is_better_than_chance, worth_of
 from rso_core.stages import Counter, Job, prompts_of_split
 from rso_core.stages_sampling import decode, policy_prompt, prompt_seed
 from rso_core.vocabulary import canonical_json
@@ -183,11 +184,13 @@ def report(job: Job) -> dict[str, Any]:
     if [row["prompt_id"] for row in sft] != [row["prompt_id"] for row in policy]:
         message = "SFT and policy were measured on different prompts"
         raise RuntimeError(message)
+    judge = _add_judged(job, sft, policy)
     summary = {
         "sft": _rates(job, sft),
         "policy": _rates(job, policy),
         "difference": _differences(job, policy, sft),
         "length_change": {"mean_chars_sft": _mean_chars(sft), "mean_chars_policy": _mean_chars(policy)},
+        **({"judge": judge} if judge else {}),
     }
     text = canonical_json({**summary, "side_by_sides": _side_by_sides(sft, policy)})
     (job.staging / "report.json").write_text(text, encoding="utf-8")
@@ -198,24 +201,39 @@ def _rates(job: Job, rows: Sequence[Row]) -> dict[str, Any]:
     return {name: _estimate(job, [row[column] for row in rows], rows) for name, column in _METRICS.items()}
 
 
-_METRICS = {"proxy": "win", "gold": "gold_win"}
+def _add_judged(job: Job, sft: Sequence[Row], policy: Sequence[Row]) -> dict[str, Any]:
+    """Add AutoSxS to the rows of both systems, None where unjudged; return how good the judge is, nothing without one."""
+    for name, rows in (("judged_sft", sft), ("judged_policy", policy)):
+        found = iterate_rows(job.files(name)) if name in job.spec.inputs else iter(())
+        outcomes = {row["prompt_id"]: row["outcome"] for row in found}
+        for row in rows:
+            row["auto_sxs"] = worth_of(outcomes.get(row["prompt_id"], "unjudged"))
+    if "judge_accuracy" not in job.spec.inputs:
+        return {}
+    pairs = list(iterate_rows(job.files("judge_accuracy"), ("root", "outcome")))
+    accuracy = _estimate(job, [worth_of(row["outcome"]) for row in pairs], pairs)
+    return {"accuracy": accuracy, "better_than_chance": is_better_than_chance(accuracy)}
+
+
+_METRICS = {"proxy": "win", "gold": "gold_win", "auto_sxs": "auto_sxs"}
 
 
 def _estimate(job: Job, wins: Sequence[float | None], rows: Sequence[Row]) -> dict[str, Any] | None:
-    values = [value for value in wins if value is not None]
-    if not values:
+    known = [(value, row["root"]) for value, row in zip(wins, rows, strict=True) if value is not None]
+    if not known:
         return None
-    roots = [row["root"] for row in rows]
+    values, roots = zip(*known, strict=True)
     return estimate_win_rate(values, roots, draws=job.config["bootstrap_draws"], seed=job.config["seed"]).as_dict()
 
 
 def _differences(job: Job, policy: Sequence[Row], sft: Sequence[Row]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    roots = [row["root"] for row in policy]
     for name, column in _METRICS.items():
-        ours, theirs = [row[column] for row in policy], [row[column] for row in sft]
+        both = [(ours[column], theirs[column], ours["root"]) for ours, theirs in zip(policy, sft, strict=True)]
+        known = [item for item in both if None not in item]
         found[name] = None
-        if None not in ours and ours:
+        if known:
+            ours, theirs, roots = zip(*known, strict=True)
             interval = paired_difference(
                 ours, theirs, roots, draws=job.config["bootstrap_draws"], seed=job.config["seed"]
             )

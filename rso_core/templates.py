@@ -144,6 +144,14 @@ def _renderer(
     return lambda messages: _plain_ids(tokenizer, family, messages, task)
 
 
+def free_prompt_ids(tokenizer: Any, family: Family, text: str) -> list[int]:
+    """Return a text as a model reads it that is to go on with it: a user's message where there is a chat template."""
+    if tokenizer.chat_template and family == "causal":
+        return _chat_ids(tokenizer, family, [{"role": "user", "content": text}])
+    opening = _opening(tokenizer) if family == "causal" else ()
+    return _closed(tokenizer, family, [*opening, *data_ids(tokenizer, text)])
+
+
 def _chat_ids(tokenizer: Any, family: Family, messages: Sequence[Message]) -> list[int]:
     safe = [{"role": m["role"], "content": defuse(tokenizer, m["content"])} for m in messages]
     try:

@@ -81,7 +81,7 @@ def toy_config(**parts: Any) -> RunConfig:
         "evaluation": {"bootstrap_draws": 200},
     }  # fmt: skip
     for name, part in parts.items():
-        settings[name] = {**settings[name], **part} if isinstance(part, dict) else part
+        settings[name] = {**settings.get(name, {}), **part} if isinstance(part, dict) else part
     return RunConfig.model_validate(settings)
 
 

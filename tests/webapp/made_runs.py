@@ -298,7 +298,29 @@ REPORT = {
 }
 
 
-def _report(_: Run) -> tuple[str, dict[str, Any]]:
+VERDICTS = {
+    "outcomes": {"win": 31, "tie": 12, "loss": 15, "unjudged": 2}, "prompts": 60, "samples": 480, "unparseable": 19, "order_flips": 4,
+    "first_shown_chosen": 250, "second_shown_chosen": 180, "prompt_tokens": 300_000, "completion_tokens": 20_000,
+    "answers_cached": 0, "answers_cut_off": 3, "other_reading": rate(0.6, 0.05), "wins_over_all": rate(0.5, 0.05),
+}  # fmt: skip
+
+
+def _judge_accuracy(_: Run) -> tuple[str, dict[str, Any]]:
+    summary = {**VERDICTS, "accuracy": rate(0.61, 0.05), "better_than_chance": True}
+    return _commit(model_folder, "judge_accuracy", "judge"), summary
+
+
+def _auto_sxs(_: Run) -> tuple[str, dict[str, Any]]:
+    return _commit(model_folder, "auto_sxs", "judge"), {**VERDICTS, "score": rate(0.63, 0.05)}
+
+
+def _judged_report() -> dict[str, Any]:
+    found = {part: {**REPORT[part], "auto_sxs": rate(0.63, 0.05)} for part in ("sft", "policy")}
+    judge = {"accuracy": rate(0.61, 0.05), "better_than_chance": True}
+    return {**REPORT, **found, "difference": {**REPORT["difference"], "auto_sxs": rate(0.1, 0.05)}, "judge": judge}
+
+
+def _report(run: Run) -> tuple[str, dict[str, Any]]:
     sides = [
         {
             "prompt": post(n), "target": summary_text(n, 1), "sft": summary_text(n, 0), "policy": summary_text(n, 2),
@@ -306,10 +328,11 @@ def _report(_: Run) -> tuple[str, dict[str, Any]]:
         }
         for n in range(5)
     ]  # fmt: skip
-    text = json.dumps({**REPORT, "side_by_sides": sides})
+    summary = REPORT if run.config["judge"]["backend"] == "none" else _judged_report()
+    text = json.dumps({**summary, "side_by_sides": sides})
     return _commit(
         lambda folder: (folder / "report.json").write_text(text, encoding="utf-8"), "report", "report"
-    ), REPORT
+    ), summary
 
 
 def _reward(_: Run) -> tuple[str, dict[str, Any]]:
@@ -337,6 +360,9 @@ _MADE: dict[str, Callable[[Run], tuple[str, dict[str, Any]]]] = {
     "checkpoint_selection": _selection,
     "win_rate_sft": _win_rate,
     "report": _report,
+    "auto_sxs_sft": _auto_sxs,
+    "auto_sxs_policy": _auto_sxs,
+    "judge_accuracy": _judge_accuracy,
 }
 
 

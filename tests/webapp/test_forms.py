@@ -14,6 +14,7 @@ from rso_core.config import (
     EvaluationConfig,
     FittingConfig,
     GoldRewardConfig,
+    JudgeConfig,
     ModelConfig,
     PairsConfig,
     RejectionSamplingConfig,
@@ -91,6 +92,10 @@ CONFIGS = st.builds(
         num_checkpoints=st.integers(1, 100), select_by=st.sampled_from(["proxy_win_rate", "last"]),
     ),
     evaluation=st.builds(EvaluationConfig, gold=st.sampled_from(["none", "mini_tldr", "reward_model"]), bootstrap_draws=st.integers(200, 100_000)),
+    judge=st.one_of(
+        st.builds(JudgeConfig, samples=st.integers(2, 32).map(lambda half: 2 * half), accuracy_pairs=st.integers(0, 1000)),
+        st.builds(JudgeConfig, backend=st.just("model"), model=st.just("n"), few_shot=st.sampled_from(["", "context: Post\nresponse: Reply"])),
+    ),
 )  # fmt: skip
 
 

@@ -318,6 +318,34 @@ def test_the_calibration_of_every_reward_model_is_drawn(browser: Client, researc
     assert len(set(places)) == len(places) == run.run_stages.count()
 
 
+def test_auto_sxs_stands_beside_the_win_rates_with_all_that_was_counted(browser: Client, researcher: User) -> None:
+    judge = {"judge": {"backend": "model", "model": "tiny"}}
+    run = launched(researcher, RunConfig.model_validate(config_of("judged").model_dump() | judge))
+    finish_run(run)
+    page = text(browser.get(f"/runs/{run.pk}/"))
+    for shown in (
+        "AutoSxS",
+        "31 wins",
+        "12 ties",
+        "15 losses",
+        "unjudged 2",
+        "order flips 4",
+        "unparseable 19 of 480",
+        "better than chance",
+    ):
+        assert shown in page
+    assert "doubtful" not in page
+    places = [(box.column, box.row) for box in run_graph(run_progress(run), edges_of(run.pk)).boxes]
+    assert len(set(places)) == len(places) == run.run_stages.count()
+
+    report = stage_of(run, "report")
+    report.summary["judge"]["better_than_chance"] = False
+    report.save()
+    page = text(browser.get(f"/runs/{run.pk}/"))
+    assert "judge not better than chance" in page
+    assert "doubtful" in page
+
+
 def test_speed_is_learnt_from_finished_stages_of_the_same_model_only(run: Run) -> None:
     finish_run(run)
     sft = stage_of(run, "sft")

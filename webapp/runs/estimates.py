@@ -40,8 +40,15 @@ def _units_by_key(config: RunConfig, counts: Mapping[str, int]) -> dict[str, flo
         "policy_fitting": _trained(pairs, config.fitting),
         "checkpoint_selection": float(selected * counts["validation_prompts"]),
         **dict.fromkeys(("generation_sft", "generation_policy", "win_rate_sft", "win_rate_policy"), float(tests)),
+        **dict.fromkeys(("auto_sxs_sft", "auto_sxs_policy"), float(tests * config.judge.samples)),
+        "judge_accuracy": float(_judged_pairs(config, counts) * config.judge.samples),
         "report": float(tests),
     }
+
+
+def _judged_pairs(config: RunConfig, counts: Mapping[str, int]) -> int:
+    limit, there = config.judge.accuracy_pairs, counts["preference_test_pairs"]
+    return min(limit, there) if limit else there
 
 
 def _training_pairs(config: RunConfig, counts: Mapping[str, int]) -> int:

@@ -45,6 +45,7 @@ SECTIONS = {
     "pairs": "Pairs",
     "fitting": "Policy fitting",
     "evaluation": "Evaluation",
+    "judge": "AutoSxS judge",
 }
 LABELS = {
     "rejection_sampling.beta": "β, temperature of the target policy",
@@ -54,7 +55,7 @@ LABELS = {
     "model.base": "Base model",
     "sft.enabled": "Train π_sft",
 }
-_OPTIONAL_MODELS = frozenset({"reward.model", "gold_reward.model"})
+_OPTIONAL_MODELS = frozenset({"reward.model", "gold_reward.model", "judge.model"})
 _OPTIONAL_DATASETS = frozenset({"gold_reward.preferences"})
 _BOOLEANS = {"true": "on", "false": "off"}
 _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
@@ -190,6 +191,8 @@ def _form_field(path: str, info: FieldInfo, references: References) -> forms.Fie
     if choices is not None:
         blank = [("", "choose …")] if known is not None and info.is_required() else []
         widget = forms.Select(choices=blank + choices)
+    elif isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("multiline"):
+        widget = forms.Textarea(attrs={"rows": 6, "spellcheck": "false"})
     else:
         # Not type="number": browsers send an empty text for what they cannot read, and it would pass as the default.
         mode = "numeric" if info.annotation is int else "decimal" if info.annotation is float else "text"

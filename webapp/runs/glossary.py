@@ -58,6 +58,16 @@ GLOSSARY: dict[str, Entry] = {
         "The same share, judged by a reward that nothing was trained on. For the built-in task it is exact.",
         "§4",
     ),
+    "auto_sxs": Entry(
+        "AutoSxS",
+        "A few-shot language model judges the response against the SFT target: 8 answers, 4 of them with A and B exchanged. Their mean from −1 to 1 is a win above 0.35, a loss below −0.35, else a tie; the score is wins + ties/2. Prompts with fewer than two readable answers in either order are unjudged and left out.",
+        "§4",
+    ),
+    "judge_accuracy": Entry(
+        "Judge accuracy",
+        "How often AutoSxS agrees with people on held-out pairs. When its 95 % interval holds 50 %, the judge is not better than chance and its win rates mean nothing.",
+        "§4",
+    ),
     "gold_reward_model": Entry(
         "Gold reward model",
         "A second reward-ranking model, with its own base model, data or both. It measures and nothing is trained or selected with it, so it shows what the policy learned about the first one's mistakes.",

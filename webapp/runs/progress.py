@@ -14,6 +14,8 @@ _SMALLEST_SHARE_TO_ESTIMATE = 0.02
 
 # Two stages of a run may be of one kind; these are told apart.
 _TITLES = {
+    "auto_sxs_sft": "SFT AutoSxS",
+    "auto_sxs_policy": "policy AutoSxS",
     "gold_reward_training": "gold reward model",
     "generation_sft": "SFT responses",
     "win_rate_sft": "SFT win rate",

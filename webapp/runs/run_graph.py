@@ -34,6 +34,9 @@ _PLACES: dict[str, tuple[int, int]] = {
     "report": (4, 3),
     "generation_sft": (1, 3),
     "win_rate_sft": (2, 3),
+    "auto_sxs_sft": (2, 4),
+    "judge_accuracy": (3, 3),
+    "auto_sxs_policy": (4, 2),
     "gold_reward_training": (1, 4),
 }
 Place = tuple[int, int]

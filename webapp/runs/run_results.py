@@ -19,7 +19,9 @@ _SYSTEMS = {
     ("direct", "hinge"): ("SLiC-direct", "--slic"),
     ("sft_sample_rank", "hinge"): ("SLiC", "--slic"),
 }
-_METRICS = {"proxy": "Proxy win rate", "gold": "Gold win rate"}
+_METRICS = {"proxy": "Proxy win rate", "gold": "Gold win rate", "auto_sxs": "AutoSxS"}
+_JUDGED = {"auto_sxs_sft": "SFT", "auto_sxs_policy": "policy"}
+_TERMS = {"proxy": "proxy_win_rate", "gold": "gold_win_rate", "auto_sxs": "auto_sxs"}  # in the glossary
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,18 @@ class Rate:
     sft: Mapping[str, Any]
     policy: Mapping[str, Any]
     difference: Mapping[str, Any]
+    doubtful: bool = False  # measured by a judge that is not better than chance
+
+    @property
+    def term(self) -> str:
+        """Return the metric's name in the glossary."""
+        return _TERMS[self.key]
 
     @property
     def verdict(self) -> str:
         """Return "clear" when the 95 % interval of the paired difference excludes 0."""
+        if self.doubtful:
+            return "judge not better than chance"
         return "clear" if self.difference["low"] > 0 or self.difference["high"] < 0 else "not distinguishable"
 
     @property
@@ -61,6 +71,8 @@ class Results:
     sft: Mapping[str, Any] = field(default_factory=dict)  # win rate of π_sft: known before the policy's
     length: Mapping[str, float] = field(default_factory=dict)
     reward: Mapping[str, Any] = field(default_factory=dict)
+    judged: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)  # of SFT and policy: what AutoSxS counted
+    judge: Mapping[str, Any] = field(default_factory=dict)  # the judge on human pairs
     gold_reward: Mapping[str, Any] = field(default_factory=dict)
     acceptance: Mapping[str, Any] = field(default_factory=dict)
     pool: Mapping[str, Any] = field(default_factory=dict)
@@ -101,6 +113,8 @@ def run_results(run: Run) -> Results:
         sft=summaries.get("win_rate_sft", {}),
         length=report.get("length_change", {}),
         reward=summaries.get("reward_training", {}),
+        judged=[(word, summaries[key]) for key, word in _JUDGED.items() if key in summaries],
+        judge=summaries.get("judge_accuracy", {}),
         gold_reward=summaries.get("gold_reward_training", {}),
         acceptance=summaries.get("rejection_sampling", {}),
         pool=summaries.get("sampling", {}),
@@ -113,10 +127,16 @@ def run_results(run: Run) -> Results:
 
 def _rates(report: Mapping[str, Any]) -> list[Rate]:
     return [
-        Rate(key, title, report["sft"][key], report["policy"][key], report["difference"][key])
+        Rate(
+            key, title, report["sft"][key], report["policy"][key], report["difference"][key], _is_doubtful(key, report)
+        )
         for key, title in _METRICS.items()
-        if report and report["policy"].get(key)
+        if report and all(report[part].get(key) for part in ("sft", "policy", "difference"))
     ]
+
+
+def _is_doubtful(key: str, report: Mapping[str, Any]) -> bool:
+    return key == "auto_sxs" and not report.get("judge", {}).get("better_than_chance")
 
 
 def side_by_sides(digest: str) -> tuple[Mapping[str, Any], ...]:
@@ -143,5 +163,7 @@ def results_as_json(results: Results) -> dict[str, Any]:
         "length_change": dict(results.length),
         "reward_model": dict(results.reward),
         "gold_reward_model": dict(results.gold_reward),
+        "auto_sxs": {word: dict(counted) for word, counted in results.judged},
+        "judge": dict(results.judge),
         "acceptance": dict(results.acceptance),
     }

@@ -1,0 +1,203 @@
+"""Comparisons put to a judge: both orders, eight samples, each question asked once in the life of a store."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from rso_core import stages_judging
+from rso_core.answer_cache import Answer, AnswerCache
+from rso_core.auto_sxs import FewShot
+from rso_core.config import JudgeConfig
+from rso_core.errors import UserError
+from rso_core.judge_prompts import few_shot_text, parse_few_shot
+from rso_core.judging import Comparison, Judged, ModelJudge, Question, Sampling, judge_comparisons
+from rso_core.models import LanguageModel, load
+from rso_core.protocol import Log
+from rso_core.win_rate import win_rate
+from tests.rso_core.chain import Chain, toy_config
+from tests.rso_core.toys import toy_model
+
+SAMPLING = Sampling(samples=8, temperature=0.7, top_k=40, max_tokens=20)
+FEW_SHOT = FewShot(instruction="Compare.", context="Post", response="Summary", examples=())
+
+
+class Longer:
+    """A judge that prefers the longer response, `slips` times in each order answers without a choice, and counts."""
+
+    def __init__(self, slips: int = 0, stop_after: int = 10**6) -> None:
+        self.slips, self.stop_after, self.asked = slips, stop_after, 0
+
+    def answer(self, questions: Sequence[Question], _: Sampling) -> Iterator[list[Answer]]:
+        for question in questions:
+            if self.asked == self.stop_after:
+                raise ConnectionError
+            self.asked += 1
+            case = question.prompt.rpartition("Summary (A): ")[2]
+            first, _, second = (
+                case.removesuffix("\n\nexplanation:").removesuffix("\nexplanation:").partition("\nSummary (B): ")
+            )
+            choice = "A" if len(first) > len(second) else "B"
+            texts = ["hm"] * self.slips + [f"well. choice: ({choice})"] * (question.samples - self.slips)
+            yield [Answer(text, truncated=text == "hm", prompt_tokens=10, completion_tokens=3) for text in texts]
+
+
+def ask(folder: Path, judge: Longer, *comparisons: Comparison, seed: int = 0) -> Judged:
+    with AnswerCache(folder) as cache:
+        return judge_comparisons(
+            judge, comparisons, few_shot=FEW_SHOT, sampling=SAMPLING, seed=seed, cache=cache, on_progress=lambda _: None
+        )
+
+
+def test_the_better_response_wins_in_both_orders(tmp_path: Path) -> None:
+    found = ask(tmp_path, Longer(), Comparison("p", "long one", "short"), Comparison("p", "short", "long one"))
+
+    assert [v.outcome for v in found.verdicts] == ["win", "loss"]
+    assert [v.average for v in found.verdicts] == [1.0, -1.0]
+    assert not any(v.order_flip for v in found.verdicts)
+    answers = found.answers[0]
+    assert [answer["choice"] for answer in answers] == ["A"] * 4 + ["B"] * 4
+    assert [answer["flipped"] for answer in answers] == [False] * 4 + [True] * 4
+
+
+def test_tokens_and_answers_cut_off_are_counted_and_half_readable_orders_are_unjudged(tmp_path: Path) -> None:
+    found = ask(tmp_path, Longer(slips=3), Comparison("p", "long one", "short"))
+
+    assert found.verdicts[0].outcome == "unjudged"
+    assert found.verdicts[0].unparseable == 6
+    assert found.counts() == {
+        "answers_cached": 0, "prompt_tokens": 80, "completion_tokens": 24, "answers_cut_off": 6,
+    }  # fmt: skip
+
+
+def test_equal_texts_are_a_tie_that_nobody_is_asked_about(tmp_path: Path) -> None:
+    judge = Longer()
+    found = ask(tmp_path, judge, Comparison("p", "same", "same"))
+    assert (found.verdicts[0].outcome, found.answers, judge.asked) == ("tie", [[]], 0)
+
+
+def test_a_question_is_asked_once_in_the_life_of_a_store(tmp_path: Path) -> None:
+    pairs = (Comparison("p", "long one", "short"), Comparison("q", "a", "bc"))
+    first, second = Longer(), Longer()
+    before = ask(tmp_path, first, *pairs)
+    after = ask(tmp_path, second, *pairs, Comparison("p", "long one", "short"))
+
+    assert (first.asked, second.asked) == (4, 0)
+    assert after.verdicts[:2] == before.verdicts
+    assert after.cached == 24
+    assert ask(tmp_path, second, *pairs, seed=1).cached == 0  # another seed is another question
+
+
+def test_what_was_answered_before_a_failure_is_not_asked_again(tmp_path: Path) -> None:
+    pairs = [Comparison(f"p{i}", "long one", "short") for i in range(5)]
+    with pytest.raises(ConnectionError):
+        ask(tmp_path / "cache", Longer(stop_after=7), *pairs)
+    with next((tmp_path / "cache").iterdir()).open("a") as file:
+        file.write('["cut off in the mid')
+
+    again = Longer()
+    assert [v.outcome for v in ask(tmp_path / "cache", again, *pairs).verdicts] == ["win"] * 5
+    assert again.asked == 3
+
+
+# A model as judge
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    folder = tmp_path_factory.mktemp("judge") / "model"
+    toy_model(folder, "causal")
+    return load(folder, dtype="float32")
+
+
+def test_a_models_answers_depend_on_question_and_seed_alone(lm: LanguageModel) -> None:
+    questions = [Question(f"dog cat {i}", 4, seed=i) for i in range(3)]
+    judge = ModelJudge(lm, batch_size=32)
+    together = list(judge.answer(questions, SAMPLING))
+    alone = [answers for question in questions for answers in judge.answer([question], SAMPLING)]
+
+    assert together == alone
+    assert all(len(answers) == 4 for answers in together)
+    assert len({answer.text for answers in together for answer in answers}) > 1
+    assert all(1 <= answer.completion_tokens <= 20 for answers in together for answer in answers)
+
+
+def test_a_question_too_long_for_the_judge_says_what_to_shorten(lm: LanguageModel) -> None:
+    limit = lm.context_limit
+    assert limit is not None
+    with pytest.raises(UserError, match=f"exceeds the judge's context of {limit} tokens; shorten the examples"):
+        list(ModelJudge(lm, batch_size=4).answer([Question("dog " * limit, 4, 0)], SAMPLING))
+
+
+# Few-shot prompts
+
+
+def test_the_products_own_prompts_are_used_unless_another_is_given() -> None:
+    for task in ("summarization", "dialogue"):
+        assert parse_few_shot("", task) == parse_few_shot(few_shot_text(task), "dialogue")
+    edited = few_shot_text("dialogue").replace("context: Conversation", "context: Talk")
+    assert parse_few_shot(edited, "dialogue").context == "Talk"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "not valid YAML"), ("context: Post", "instruction: Field required")]
+)
+def test_a_wrong_few_shot_prompt_says_why(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_few_shot(text, "dialogue")
+
+
+def test_a_judge_is_named_exactly_when_it_is_wanted() -> None:
+    for wrong in ({"backend": "model"}, {"model": "toy"}):
+        with pytest.raises(ValueError, match="must be named exactly when"):
+            JudgeConfig.model_validate(wrong)
+
+
+# The stages
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    return Chain(tmp_path_factory.mktemp("chain"))
+
+
+JUDGE = {"backend": "model", "model": "toy", "few_shot": "{instruction: Compare, context: Post, response: Summary, examples: []}",
+         "max_tokens": 6}  # fmt: skip
+
+
+def test_a_run_has_auto_sxs_beside_its_win_rates(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages_judging, "_judge", lambda _: Longer())
+    plan = chain.run(toy_config(judge=JUDGE))
+
+    report, rows = chain.report(plan), chain.rows(plan, "auto_sxs_policy")
+    longer = [float(len(r["first"]) > len(r["second"])) if r["first"] != r["second"] else 0.5 for r in rows]
+    expected = win_rate(longer, [row["root"] for row in rows], draws=200, seed=3)
+    assert report["policy"]["auto_sxs"] == pytest.approx(expected.as_dict())
+    assert report["difference"]["auto_sxs"]["n"] == plan.counts["test_prompts"]
+    pairs = chain.rows(plan, "judge_accuracy")
+    assert len(pairs) == plan.counts["preference_test_pairs"]
+    assert report["judge"]["accuracy"] == pytest.approx(chain.summary(plan, "judge_accuracy")["accuracy"])
+    # Chosen texts of the toy data have four words, rejected ones three.
+    assert report["judge"]["better_than_chance"]
+    assert chain.run(toy_config(judge={**JUDGE, "samples": 4}), until="win_rate_policy")
+
+
+def test_a_model_that_states_no_choice_leaves_everything_unjudged_and_says_so(chain: Chain) -> None:
+    chain.events.clear()
+    plan = chain.run(toy_config(judge={**JUDGE, "temperature": 0.9}))
+
+    counted = chain.summary(plan, "auto_sxs_policy")
+    different = [row for row in chain.rows(plan, "auto_sxs_policy") if row["first"] != row["second"]]
+    assert counted["outcomes"]["unjudged"] == len(different) > 0
+    assert counted["unparseable"] > 7 * len(different)
+    assert chain.report(plan)["judge"] == {"accuracy": None, "better_than_chance": False}
+    warnings = [event.message for event in chain.events if isinstance(event, Log) and event.level == "warning"]
+    assert any("answers of the judge hold no choice" in message for message in warnings)
+
+
+def test_the_judge_changes_figures_only(chain: Chain) -> None:
+    plain, judged = chain.plan(toy_config()), chain.plan(toy_config(judge=JUDGE))
+    known = {stage.fingerprint for stage in plain.stages}
+    assert {stage.key for stage in judged.stages if stage.fingerprint not in known} == {
+        "auto_sxs_sft", "auto_sxs_policy", "judge_accuracy", "report",
+    }  # fmt: skip
