@@ -5,14 +5,20 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch  # noqa: TID253 - what is measured
 
-from benchmarks import flops, harness, report, texts, whole_run
+from benchmarks import fitting, fitting_ours, flops, harness, report, reward_ours, texts, whole_run
 from benchmarks.cost_growth import growth_of, slope_ratio
+from benchmarks.peers import plain_reward
 from benchmarks.study_grid import settings, sharing_bound
+from rso_core.errors import UserError
+from rso_core.grouped_forward import _plain_log_probs, _shared_log_probs, shares_prompts
+from rso_core.models import load
 from tests.rso_core.toys import toy_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -288,3 +294,78 @@ def test_the_peer_of_fitting_starts_at_the_loss_of_equal_policies(tmp_path: Path
     assert (first["items"], first["tokens"]) == (4, 4 * 13)
     assert first["extra"]["loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert second["extra"]["loss"] < first["extra"]["loss"]
+
+
+GROUPS = [{"prompt": [4 + n, 5, 6], "responses": [[7, 8, n, 1], [9, n, 1]]} for n in range(20, 24)]
+
+
+def small_settings(model: Path, **more: Any) -> dict[str, Any]:
+    sizes = {"tokens": 1, "flops": 0.0, "tokens_per_forward": 1}
+    return {"model": str(model), "dtype": "float32", "threads": 1, "seed": 0, **sizes, **more}
+
+
+def test_our_side_of_fitting_goes_on_step_by_step_from_the_loss_of_equal_policies(tmp_path: Path) -> None:
+    rates = {"learning_rate": 1e-2, "gamma": 0.1, "loss": "sigmoid_norm"}
+    model = toy_model(tmp_path / "toy", "causal")
+    prepared = fitting_ours.prepare(small_settings(model, pairs=fitting.as_pairs(GROUPS), fitting=rates))
+    losses = [prepared.run().extra["loss"] for _ in range(3)]
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-4)
+    assert losses[0] > losses[1] > losses[2]
+
+
+def test_what_ends_a_training_is_told_to_who_asks_for_a_step(tmp_path: Path) -> None:
+    pairs = [pair | {"prompt": []} for pair in fitting.as_pairs(GROUPS)]
+    references = {"reference_chosen": -1.0, "reference_rejected": -1.0}
+    model = toy_model(tmp_path / "toy", "causal")
+    settings_ = small_settings(model, pairs=[pair | references for pair in pairs], fitting={})
+    with pytest.raises(UserError, match="needs a prompt"):
+        fitting_ours.prepare(settings_).run()
+
+
+def test_both_sides_of_reward_training_learn_to_answer(tmp_path: Path) -> None:
+    model = toy_model(tmp_path / "toy", "causal")
+    rows = [{"prompt": "the cat sat", "chosen": f"good {word}", "rejected": "bad mat"} for word in ("dog", "tree")]
+    ours = reward_ours.prepare(small_settings(model, rows=rows, reward={"learning_rate": 1e-2}))
+    examples = [{"ids": [5, 6, 7], "label": 8}, {"ids": [6, 9], "label": 3}]
+    rates = {"optimizer": "adafactor", "learning_rate": 1e-2, "micro_pairs": 2}
+    peer = plain_reward.prepare(small_settings(model, examples=examples, logits="last", **rates))
+    for side in (ours, peer):
+        losses = [side.run().extra["loss"] for _ in range(8)]
+        assert min(losses) < losses[0]
+    everywhere = plain_reward.prepare(small_settings(model, examples=examples, logits="all", **rates))
+    again = plain_reward.prepare(small_settings(model, examples=examples, logits="last", **rates))
+    assert everywhere.run().extra["loss"] == pytest.approx(again.run().extra["loss"], rel=1e-5)
+
+
+def test_operations_of_t5_are_those_of_its_matrices() -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    with torch.device("meta"):
+        model = T5ForConditionalGeneration(T5Config(**fitting.T5))
+    sizes = {name: p.numel() for name, p in model.named_parameters() if p.dim() == 2 and "bias" not in name}
+    encoder = sum(size for name, size in sizes.items() if name.startswith("encoder.block"))
+    across = sum(size for name, size in sizes.items() if "EncDecAttention.k" in name or "EncDecAttention.v" in name)
+    decoder = sum(size for name, size in sizes.items() if name.startswith("decoder.block")) - across
+    head = fitting.T5["vocab_size"] * fitting.T5["d_model"]
+    assert fitting._t5_flops(5, 0) == 6 * 5 * (encoder + across)
+    assert fitting._t5_flops(0, 3) == 6 * 3 * (decoder + head)
+
+
+def test_a_prompt_read_once_for_all_responses_takes_less_time_than_once_for_each(tmp_path: Path) -> None:
+    """A guard, not a measurement: 328 tokens instead of 1,728 are 3 to 5 times faster; half of that must be left."""
+    lm = load(toy_model(tmp_path / "toy", "causal", width=256))
+    trees = [(tuple(range(4, 39)) * 5, [(*range(5 + n, 20 + n), 1) for n in range(8)])]
+
+    def seconds(log_probs: Any) -> float:
+        start = time.process_time()
+        log_probs(lm, trees).sum().backward()
+        return time.process_time() - start
+
+    assert shares_prompts(lm)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        times = {way: min(seconds(way) for _ in range(4)) for way in (_shared_log_probs, _plain_log_probs)}
+    finally:
+        torch.set_num_threads(threads)
+    assert times[_plain_log_probs] > 1.5 * times[_shared_log_probs]
