@@ -69,7 +69,7 @@ def _against(  # noqa: PLR0913 - what a row states, and on what
     return compare(
         name,
         Side("rso_core", "benchmarks.fitting_ours", data | ours),
-        _tuned(Side(*peer, data | theirs, peer_python()), options),
+        _tuned(name, Side(*peer, data | theirs, peer_python()), options),
         options,
         lengths=described(groups),
         token_bound=plain_tokens(groups) / tokens,
@@ -79,14 +79,18 @@ def _against(  # noqa: PLR0913 - what a row states, and on what
     )
 
 
-def _tuned(peer: Side, options: argparse.Namespace) -> Side:
-    """Return the peer with the fastest micro-batch, and with the faster of two kinds of weights where it has both."""
+def _tuned(name: str, peer: Side, options: argparse.Namespace) -> Side:
+    """Return the peer with the fastest micro-batch, and with the faster of two kinds of weights where it has both.
+
+    They are tried on the first quarter of the pairs.
+    """
     candidates: list[dict[str, Any]] = [{"micro_pairs": size, "weights": "same"} for size in _MICRO_PAIRS]
     if dtype(options) == "bfloat16" and peer.module.endswith(".dpo"):
         candidates.append({"micro_pairs": _MICRO_PAIRS[0], "weights": "autocast"})
     if options.untuned:
         return replace(peer, settings=peer.settings | candidates[0])
-    return best_setting(peer, candidates, options)
+    pairs = peer.settings["pairs"]
+    return best_setting(peer, candidates, options, name=name, small={"pairs": pairs[: max(8, len(pairs) // 4)]})
 
 
 def _against_trl(

@@ -67,6 +67,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--preferences", type=Path, help="preference file whose texts are used")
     made.add_argument("--rounds", type=int, default=5, help="measured rounds of each side (default 5)")
     made.add_argument("--warmup", type=int, default=1, help="rounds before them that do not count (default 1)")
+    made.add_argument("--more", action="store_true", help="add the rounds to those of the result files that are there")
     made.add_argument("--dtype", choices=["auto", "bfloat16", "float32"], default="auto")
     made.add_argument("--threads", type=int, default=int(os.environ.get("RSO_THREADS") or os.cpu_count() or 1))
     made.add_argument("--seed", type=int, default=0)
@@ -160,14 +161,18 @@ def compare(  # noqa: PLR0913 - what a row of the table states
 
     lengths: of prompts, responses and the like (`texts.described`). token_bound: tokens the peer's way must compute ÷
     tokens ours must. target: `speedup` (at least), `memory` (our peak ÷ the peer's, at most), `bound_share` (speed-up
-    ÷ token bound, at least), `utilisation`. notes: anything else that the reader needs.
+    ÷ token bound, at least), `utilisation`. notes: anything else that the reader needs. With --more, rounds measured
+    before with the same settings count too.
     """
+    before = earlier(name, options)
     with ExitStack() as stack:
         workers = [stack.enter_context(started(side, options)) for side in (ours, peer)]
         for _ in range(options.warmup):
             for worker in workers:
                 worker.round()
-        rounds = [_alternate(workers, number, name) for number in range(options.rounds)]
+        described = [_described(worker) for worker in workers]
+        rounds = _rounds_before(before, described, name)
+        rounds += [_alternate(workers, number, name) for number in range(len(rounds), len(rounds) + options.rounds)]
     return {
         "name": name,
         **provenance(options),
@@ -176,11 +181,34 @@ def compare(  # noqa: PLR0913 - what a row of the table states
         "token_bound": token_bound,
         "target": dict(target),
         "notes": dict(notes or {}),
-        "ours": _described(workers[0]),
-        "peer": _described(workers[1]),
+        "ours": described[0],
+        "peer": described[1],
         "rounds": rounds,
         **summary(rounds),
     }
+
+
+def earlier(name: str, options: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the result that --more adds to; None without --more, or when there is none yet."""
+    path = options.results / f"{name}.json"
+    if not options.more or not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _rounds_before(
+    before: Mapping[str, Any] | None, described: Sequence[Mapping[str, Any]], name: str
+) -> list[dict[str, Any]]:
+    """Return the rounds of an earlier result. Raises BenchmarkError when it was measured with other settings."""
+    if before is None:
+        return []
+    for place, now in zip(("ours", "peer"), described, strict=True):
+        changed = [part for part in ("settings", "versions", "facts") if before[place].get(part) != now[part]]
+        if changed:
+            message = f"--more: {name} was measured with other {', '.join(changed)} of {place}; measure it anew"
+            raise BenchmarkError(message)
+    return list(before["rounds"])
 
 
 def _alternate(workers: Sequence[Worker], number: int, name: str) -> dict[str, Any]:
@@ -214,14 +242,23 @@ def summary(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def best_setting(side: Side, candidates: Sequence[dict[str, Any]], options: argparse.Namespace) -> Side:
+def best_setting(
+    side: Side,
+    candidates: Sequence[dict[str, Any]],
+    options: argparse.Namespace,
+    *,
+    name: str = "",
+    small: Mapping[str, Any] | None = None,
+) -> Side:
     """Return `side` with the fastest of several settings: one round each, after one that does not count.
 
-    What was tried stays in the settings as `tried`, so that the result shows how the peer was tuned.
+    What was tried stays in the settings as `tried`, so that the result shows how the peer was tuned. `small` replaces
+    settings while trying: less work of the same kind. With --more, what was tried for the result `name` holds.
     """
-    tried: list[dict[str, Any]] = []
-    for candidate in candidates:
-        with started(replace(side, settings=side.settings | candidate), options) as worker:
+    before = earlier(name, options)
+    tried = [] if before is None else list(before["peer"]["settings"].get("tried", ()))
+    for candidate in [] if tried else candidates:
+        with started(replace(side, settings=side.settings | dict(small or {}) | candidate), options) as worker:
             worker.round()
             found = worker.round()
         tried.append(

@@ -60,7 +60,8 @@ def _tuned(peer: Side, options: argparse.Namespace) -> Side:
     candidates.append({"micro_pairs": _MICRO_PAIRS[0], "logits": "all"})
     if options.untuned:
         return replace(peer, settings=peer.settings | candidates[0])
-    return best_setting(peer, candidates, options)
+    few = peer.settings["examples"][:16]
+    return best_setting(peer, candidates, options, name="reward_training", small={"examples": few})
 
 
 def _examples(

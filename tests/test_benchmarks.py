@@ -124,6 +124,16 @@ def test_two_sides_are_compared_in_processes_of_their_own_in_alternating_order(
     assert found["ours"]["facts"] == {"loaded": True}
     assert harness.save(found, options.results).name == "toy.json"
 
+    options.more, options.rounds = True, 1
+    again = harness.compare("toy", ours, peer, options, lengths={}, token_bound=4.0, target={"speedup": 2})
+    assert again["rounds"][:2] == json.loads(json.dumps(found["rounds"]))
+    assert [one["first"] for one in again["rounds"]] == ["ours", "peer", "ours"]
+    other = harness.best_setting(peer, [slow, fast], options, name="toy", small={"seconds": 0.0})
+    assert other.settings == peer.settings  # what was tried is known
+    peer.settings["megabytes"] = 65
+    with pytest.raises(harness.BenchmarkError, match="other settings of peer"):
+        harness.compare("toy", ours, peer, options, lengths={}, token_bound=4.0, target={})
+
 
 def test_a_side_that_fails_is_named(tmp_path: Path) -> None:
     options = harness.parser("").parse_args(["--threads", "1"])
