@@ -62,7 +62,7 @@ def stamp(path: Path) -> str:
 
 def check(config: RunConfig) -> None:
     """Raise UserError when something that the recipe names does not exist."""
-    for reference, _ in _datasets(config):
+    for reference, _ in datasets_of(config):
         if built_in_options(reference, {"size": int, "seed": int}) is None:
             existing_path(reference, "dataset")
     for reference in models_of(config):
@@ -70,7 +70,8 @@ def check(config: RunConfig) -> None:
             existing_path(reference, "model")
 
 
-def _datasets(config: RunConfig) -> Iterator[tuple[str, DatasetKind]]:
+def datasets_of(config: RunConfig) -> Iterator[tuple[str, DatasetKind]]:
+    """Yield every dataset that a recipe names, with its kind."""
     yield from ((reference, "preference") for reference in preferences_of(config))
     yield config.data.sft, "sft"
 

@@ -25,6 +25,7 @@ from rso_core.study_results import (
     cost,
     estimates,
     measured,
+    planned_comparisons,
     sharing,
 )
 
@@ -34,8 +35,11 @@ _PACKAGES = ("torch", "transformers", "numpy")
 Bundle = dict[str, Any]
 
 
-def make_bundle(study: Study, records: Sequence[CellRecord], store: ArtifactStore) -> Bundle:
-    """Return everything known of a study, finished or not."""
+def make_bundle(
+    study: Study, records: Sequence[CellRecord], store: ArtifactStore, *, every_comparison: bool = True
+) -> Bundle:
+    """Return everything known of a study, finished or not; without `every_comparison` only the planned ones."""
+    comparisons = all_comparisons if every_comparison else planned_comparisons
     found = measured(records, store)
     means = estimates(found)
     rows = [_row(study, arm, records, means.get(arm.key, {})) for arm in study.all_arms]
@@ -44,7 +48,7 @@ def make_bundle(study: Study, records: Sequence[CellRecord], store: ArtifactStor
         "study": study.model_dump(mode="json"),
         "sft": {metric: value.as_dict() for metric, value in means[SFT].items()},
         "rows": rows,
-        "comparisons": [item.as_dict() for item in all_comparisons(study, found)],
+        "comparisons": [item.as_dict() for item in comparisons(study, found)],
         "sharing": sharing(records),
         "cells": [_cell(record) for record in records],
         "versions": versions(),

@@ -66,6 +66,7 @@ INSTALLED_APPS = [
     "webapp",
     "webapp.accounts",
     "webapp.runs",
+    "webapp.studies",
     "webapp.human_eval",
     "webapp.playground",
 ]

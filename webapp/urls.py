@@ -8,6 +8,7 @@ urlpatterns = [
     path("admin/", site.urls),
     path("", include("webapp.accounts.urls")),
     path("", include("webapp.runs.urls")),
+    path("studies/", include("webapp.studies.urls")),
     path("", include("webapp.human_eval.urls")),
     path("", include("webapp.playground.urls")),
 ]

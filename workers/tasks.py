@@ -11,6 +11,7 @@ from webapp.human_eval import abandoned_uploads, daily_check
 from webapp.playground import answering, limits, tidying
 from webapp.playground.answering import AnswerClaim
 from webapp.runs import jobs, queue, reaper
+from webapp.studies import launching
 from workers.answers import answer
 from workers.app import app, is_leaving
 from workers.runner_process import WarmRunner
@@ -86,6 +87,7 @@ def _asked(queues: list[str], worker: str) -> AnswerClaim | None:
 def reap() -> None:
     """Put right what was left behind."""
     reaper.reap()
+    launching.launch_waiting()
     tidying.tidy()
     if tidying.is_waited_for():
         queue.ring_interactive()

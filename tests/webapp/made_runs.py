@@ -22,6 +22,7 @@ from rso_core.config import (
     SamplingConfig,
 )
 from rso_core.rejection_sampling import sample
+from rso_core.stages_evaluation import WINS
 from rso_core.stages_pairs import PAIRS
 from rso_core.stages_sampling import KEPT, POOL, SCORES
 from rso_core.vocabulary import COLUMNS, DatasetKind, Message, conversation_root, prompt_id
@@ -228,7 +229,9 @@ def _finish_shards(key: str, stage: Stage) -> None:
         label = ("part", claim.spec.shard_index)
         digest = _commit(lambda folder, rows=rows, schema=schema: write_rows(folder / ROWS, rows, schema), key, label)  # type: ignore[misc]
         jobs.finish_shard(
-            claim, digest=digest, summary={"prompts": len(rows), "decodes": decodes, "truncated": len(rows)}
+            claim,
+            digest=digest,
+            summary={"prompts": len(rows), "decodes": decodes, "truncated": len(rows), "comparisons": decodes},
         )
 
 
@@ -283,7 +286,7 @@ def _pairs(run: Run) -> tuple[str, dict[str, Any]]:
         "preference_pairs",
         (run.config["pairs"]["pair_source"], len(made)),
     )
-    return digest, {"pairs": len(made), "excluded_rows": 0, "dropped_ties": 3}
+    return digest, {"pairs": len(made), "excluded_rows": 0, "dropped_ties": 3, "comparisons": len(made)}
 
 
 def rate(value: float, half: float, n: int = 600) -> dict[str, float]:
@@ -348,8 +351,36 @@ def _selection(_: Run) -> tuple[str, dict[str, Any]]:
     return _commit(model_folder, "checkpoint_selection", "model"), {"selected_step": 240, "checkpoints": checkpoints}
 
 
-def _win_rate(_: Run) -> tuple[str, dict[str, Any]]:
-    return _commit(model_folder, "win_rate", "model"), {"proxy": rate(0.512, 0.04), "gold": None, "truncated": 4}
+WON = {"direct": 0.6, "sft_sample_rank": 0.65, "rso_sample_rank": 0.9}  # a policy's win rate by its source of pairs
+
+
+def _wins(share: float, seed: int) -> list[dict[str, Any]]:
+    """Return what `win_rate` measures of 60 prompts, of which about `share` are won."""
+    draw = random.Random(seed)  # noqa: S311 - not a secret
+    rows = []
+    for number in range(60):
+        columns = {name: _prompt_columns(number)[name] for name in ("prompt_id", "root", "prompt")}
+        texts = {"target": summary_text(number, 1), "response": summary_text(number, 2)}
+        probability = share if draw.random() < share else 1 - share
+        rows.append(
+            {**columns, **texts, "probability": probability, "win": float(probability > 0.5), "response_tokens": 9}
+        )
+    return rows
+
+
+def _win_rate(share: float, run: Run) -> tuple[str, dict[str, Any]]:
+    rows = _wins(share, run.config["seed"])
+    digest = _commit(lambda folder: write_rows(folder / ROWS, rows, WINS), "win_rate", (share, run.config["seed"]))
+    won = sum(row["win"] for row in rows) / len(rows)
+    return digest, {"proxy": rate(won, 0.04), "gold": None, "truncated": 4, "mean_response_chars": 58.5}
+
+
+def _sft_win_rate(run: Run) -> tuple[str, dict[str, Any]]:
+    return _win_rate(0.5, run)[0], {"proxy": rate(0.512, 0.04), "gold": None, "truncated": 4}
+
+
+def _policy_win_rate(run: Run) -> tuple[str, dict[str, Any]]:
+    return _win_rate(WON[run.config["pairs"]["pair_source"]], run)
 
 
 _MADE: dict[str, Callable[[Run], tuple[str, dict[str, Any]]]] = {
@@ -358,7 +389,8 @@ _MADE: dict[str, Callable[[Run], tuple[str, dict[str, Any]]]] = {
     "rejection_sampling": _kept,
     "pairs": _pairs,
     "checkpoint_selection": _selection,
-    "win_rate_sft": _win_rate,
+    "win_rate_sft": _sft_win_rate,
+    "win_rate_policy": _policy_win_rate,
     "report": _report,
     "auto_sxs_sft": _auto_sxs,
     "auto_sxs_policy": _auto_sxs,

@@ -15,6 +15,7 @@ from django.db import transaction
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
+from rso_core.study_presets import preset_study
 from tests.webapp.human_eval.comparisons import compared, finished_run
 from tests.webapp.human_eval.made_campaigns import answer, made_campaign, made_rater
 from tests.webapp.human_eval.typed import PROLIFIC, known, typed
@@ -26,6 +27,7 @@ from webapp.human_eval.forms_campaigns import template_values
 from webapp.human_eval.models import Campaign, Flag, Invitation, Item, Rater, Response
 from webapp.runs.forms import form_data
 from webapp.runs.models import Dataset, RegisteredModel, Run, Stage, Status
+from webapp.studies import services as studies
 
 pytestmark = pytest.mark.django_db
 
@@ -167,6 +169,16 @@ def known_task_of(world: World) -> dict[str, Any]:
     return {"index": world.campaign.items.get(kind="check").index}
 
 
+def study_of(world: World, *, paused: bool = False) -> int:
+    """Return a study that is being run, or is paused."""
+    plan = preset_study("table_3", base=config_of(), seeds=[0])
+    study = studies.start_study(plan=plan, user=world.owner)
+    if paused:
+        studies.pause_study(study=study, by=world.owner)
+    return study.pk
+
+
+STUDY = {"preset": "table_3", "base": "mini_tldr", "seeds": "0", "action": "start"}
 HUB = {"origin": "hub", "hub": "owner/name", "layout": "auto"}
 LIMITS = {"max_prompt_tokens": "9", "max_response_tokens": "9"}
 
@@ -199,6 +211,12 @@ WRITES: dict[str, tuple[str, Callable[[World], object]]] = {
     "share_model": ("shared", lambda w: w.post("share_model", model_of(), shared="on")),
     "retry_model": ("retried", lambda w: w.post("retry_model", failed_import(RegisteredModel, w.owner))),
     "remove_model": ("removed", lambda w: w.post("remove_model", failed_import(RegisteredModel, w.owner))),
+    "new_study": ("started", lambda w: w.post("new_study", **STUDY)),
+    "pause_study": ("paused", lambda w: w.post("pause_study", study_of(w))),
+    "resume_study": ("resumed", lambda w: w.post("resume_study", study_of(w, paused=True))),
+    "extend_study": ("extended", lambda w: w.post("extend_study", study_of(w), seeds="5")),
+    "share_study": ("shared", lambda w: w.post("share_study", study_of(w), shared="1")),
+    "remove_study": ("removed", lambda w: w.post("remove_study", study_of(w))),
     "campaign_preferences": ("exported", lambda w: w.post("campaign_preferences", w.campaign.pk, name="votes", by="votes")),
     "settle_flag": ("settled", lambda w: w.post("settle_flag", w.campaign.pk, flagged(w))),
     "exclude_rater": (
@@ -273,6 +291,7 @@ def test_every_download_is_written_down(world: World) -> None:
         "datasets": dataset_of("targets"),
         "models": model_of(),
         "campaigns": world.campaign.pk,
+        "studies": study_of(world),
     }
     files = []
     for name, pattern in NAMES.items():

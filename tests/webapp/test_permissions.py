@@ -8,11 +8,13 @@ from django.http import HttpResponse
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
+from rso_core.study_presets import mini_base, preset_study
 from tests.webapp.graphs import DIAMOND, run_of
 from tests.webapp.work import imported, json_lines, pairs
 from webapp.accounts.models import User
 from webapp.human_eval.models import Campaign
 from webapp.runs.models import Dataset, RegisteredModel, Run, Stage
+from webapp.studies.models import Study
 
 pytestmark = pytest.mark.django_db
 
@@ -57,6 +59,11 @@ def private(admin: User) -> dict[str, Any]:
         "models": model,
         "people": admin,
         "profile": profile,
+        "studies": Study.objects.create(
+            owner=admin,
+            name="secret study",
+            definition=preset_study("table_3", base=mini_base(), seeds=[0]).model_dump_json(),
+        ),
     }
 
 

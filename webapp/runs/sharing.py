@@ -11,8 +11,9 @@ from webapp.accounts.models import User
 if TYPE_CHECKING:
     from webapp.human_eval.models import Campaign
     from webapp.runs.models import Dataset, RegisteredModel, Run
+    from webapp.studies.models import Study
 
-Owned: TypeAlias = "Dataset | RegisteredModel | Run | Campaign"
+Owned: TypeAlias = "Dataset | RegisteredModel | Run | Campaign | Study"
 
 
 def may_change(user: User, item: Owned) -> bool:

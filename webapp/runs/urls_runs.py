@@ -2,11 +2,12 @@
 
 from django.urls import path
 
-from webapp.runs import views_downloads, views_new_run, views_pairs, views_runs
+from webapp.runs import views_compare, views_downloads, views_new_run, views_pairs, views_runs
 
 urlpatterns = [
     path("", views_runs.runs, name="runs"),
     path("runs.csv", views_runs.runs_csv, name="runs_csv"),
+    path("compare/", views_compare.compare_runs, name="compare_runs"),
     path("new/", views_new_run.new_run, name="new_run"),
     path("new/profile/<int:pk>/", views_new_run.profile, name="new_run_profile"),
     path("<int:pk>/", views_runs.run, name="run"),
