@@ -10,13 +10,14 @@ from functools import lru_cache
 from typing import Any
 
 from rso_core.artifacts import ArtifactStore, read_table
+from rso_core.auto_sxs import worth_of
 from rso_core.cluster_statistics import holm
 from rso_core.config import RunConfig
 from rso_core.studies import Arm, Cell, Study, cell_config
 from rso_core.study_statistics import Estimate, Outcomes, mean_over_seeds, paired_over_seeds
 
-# Name of a metric → the column of the rows that `win_rate` writes.
-METRICS = {"proxy": "win", "gold": "gold_win"}
+METRICS = ("proxy", "gold", "auto_sxs")
+_COLUMNS = {"proxy": "win", "gold": "gold_win"}  # of the rows that `win_rate` writes
 METRIC_TITLES = {"proxy": "proxy %", "gold": "gold %", "auto_sxs": "AutoSxS %"}
 SFT = "SFT"
 _LEVEL = 0.05
@@ -51,10 +52,24 @@ class CellRecord:
 @lru_cache(maxsize=512)
 def outcomes(store: ArtifactStore, digest: str) -> dict[str, Outcomes]:
     """Return what `win_rate` measured, by metric: a number for each test prompt. Artifacts never change."""
-    table = read_table(store.files(digest), ["prompt_id", "root", *METRICS.values()])
-    prompts, roots = (tuple(table[name].to_pylist()) for name in ("prompt_id", "root"))
-    columns = {metric: tuple(table[column].to_pylist()) for metric, column in METRICS.items()}
-    return {metric: Outcomes(prompts, roots, values) for metric, values in columns.items() if None not in values}
+    table = read_table(store.files(digest), ["prompt_id", "root", *_COLUMNS.values()])
+    prompts, roots = (table[name].to_pylist() for name in ("prompt_id", "root"))
+    found = {metric: _known(prompts, roots, table[column].to_pylist()) for metric, column in _COLUMNS.items()}
+    return {metric: values for metric, values in found.items() if values.prompts}
+
+
+@lru_cache(maxsize=512)
+def judged(store: ArtifactStore, digest: str) -> dict[str, Outcomes]:
+    """Return what the judge said of each test prompt; prompts that it left unjudged are not among them."""
+    table = read_table(store.files(digest), ["prompt_id", "root", "outcome"])
+    worth = [worth_of(outcome) for outcome in table["outcome"].to_pylist()]
+    found = _known(table["prompt_id"].to_pylist(), table["root"].to_pylist(), worth)
+    return {"auto_sxs": found} if found.prompts else {}
+
+
+def _known(prompts: Sequence[str], roots: Sequence[str], values: Sequence[float | None]) -> Outcomes:
+    rows = [row for row in zip(prompts, roots, values, strict=True) if row[2] is not None]
+    return Outcomes(*(tuple(column) for column in zip(*rows, strict=True))) if rows else Outcomes((), (), ())
 
 
 Measured = dict[str, dict[str, dict[int, Outcomes]]]  # arm → metric → seed → outcomes
@@ -65,11 +80,12 @@ def measured(records: Iterable[CellRecord], store: ArtifactStore) -> Measured:
     found: Measured = {SFT: {}}
     for record in records:
         found.setdefault(record.cell.arm, {})
-        for arm, key in ((record.cell.arm, "win_rate_policy"), (SFT, "win_rate_sft")):
-            stage = record.stages.get(key)
-            if stage is not None and stage.digest:
-                for metric, values in outcomes(store, stage.digest).items():
-                    found[arm].setdefault(metric, {})[record.cell.seed] = values
+        for arm, who in ((record.cell.arm, "policy"), (SFT, "sft")):
+            for read, key in ((outcomes, f"win_rate_{who}"), (judged, f"auto_sxs_{who}")):
+                stage = record.stages.get(key)
+                if stage is not None and stage.digest:
+                    for metric, values in read(store, stage.digest).items():
+                        found[arm].setdefault(metric, {})[record.cell.seed] = values
     return found
 
 
@@ -106,6 +122,12 @@ class Comparison:
         """Return the comparison as JSON values."""
         own = {name: getattr(self, name) for name in ("metric", "first", "second", "adjusted", "verdict")}
         return own | {"difference": self.difference.as_dict()}
+
+
+def judge_of(records: Iterable[CellRecord]) -> Mapping[str, Any] | None:
+    """Return how good the judge is on held-out human pairs, from the first cell that measured it."""
+    found = (record.stages.get("judge_accuracy") for record in records)
+    return next((stage.summary for stage in found if stage is not None and stage.digest and stage.summary), None)
 
 
 def planned_pairs(study: Study) -> list[tuple[str, str]]:

@@ -79,7 +79,7 @@ def mean_over_seeds(by_seed: Mapping[int, Outcomes], bounds: tuple[float, float]
 def paired_over_seeds(ours: Mapping[int, Outcomes], theirs: Mapping[int, Outcomes]) -> Estimate | None:
     """Return the mean of ours − theirs on the same prompts of the same seeds; None when they share no seed.
 
-    Raises ValueError when a shared seed was measured on different prompts.
+    Raises ValueError when a shared seed was measured on other prompts altogether.
     """
     shared = sorted(ours.keys() & theirs.keys())
     if not shared:
@@ -88,13 +88,16 @@ def paired_over_seeds(ours: Mapping[int, Outcomes], theirs: Mapping[int, Outcome
 
 
 def _difference(ours: Outcomes, theirs: Outcomes, seed: int) -> Outcomes:
-    if ours.prompts != theirs.prompts:
+    """Return ours − theirs on the prompts that both have: a judge may have left different ones unjudged."""
+    other = dict(zip(theirs.prompts, theirs.values, strict=True))
+    rows = zip(ours.prompts, ours.roots, ours.values, strict=True)
+    paired = [(prompt, root, value - other[prompt]) for prompt, root, value in rows if prompt in other]
+    if not paired:
         message = (
             f"two arms were measured on different prompts at seed {seed}: they cannot be compared prompt by prompt"
         )
         raise ValueError(message)
-    values = tuple(a - b for a, b in zip(ours.values, theirs.values, strict=True))
-    return Outcomes(ours.prompts, ours.roots, values)
+    return Outcomes(*(tuple(column) for column in zip(*paired, strict=True)))
 
 
 def _by_root(by_seed: Mapping[int, Outcomes]) -> tuple[Vector, Vector]:

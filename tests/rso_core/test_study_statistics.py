@@ -111,3 +111,12 @@ def test_five_seeds_cover_the_truth_about_95_times_in_100(seed_sd: float, lowest
         found = mean_over_seeds(by_seed)
         covered += found.low <= 0.6 <= found.high
     assert covered / 80 >= lowest
+
+
+def test_prompts_that_one_of_two_arms_does_not_have_are_left_out_of_the_difference() -> None:
+    ours = {0: Outcomes(("a", "b", "c"), ("a", "b", "c"), (1.0, 1.0, 0.0))}
+    theirs = {0: Outcomes(("c", "b", "d"), ("c", "b", "d"), (1.0, 0.0, 1.0))}
+
+    found = paired_over_seeds(ours, theirs)
+    assert found is not None
+    assert (found.value, found.n) == (0.0, 2)

@@ -10,6 +10,7 @@ from rso_core.plan import Plan
 from rso_core.vocabulary import canonical_json
 from webapp.accounts.models import User
 from webapp.runs import services
+from webapp.runs.beta_help import scoring_of
 from webapp.runs.estimates import expected_seconds, measured_speeds, work_units
 from webapp.runs.models import Stage, Status
 from webapp.runs.progress import stage_title
@@ -44,6 +45,8 @@ class Preview:
     profile: Stage
     recipe: str
     digest: str
+    scoring: Stage | None  # rewards that are known already: what β would do with them can be shown
+    num_samples: int
 
     @property
     def to_do(self) -> list[PreviewStage]:
@@ -74,7 +77,9 @@ def make_preview(config: RunConfig, user: User) -> Preview:
         for stage in plan.stages if stage.kind != "length_profile"
     )  # fmt: skip
     warnings = (*plan.warnings, *_warnings(config, plan))
-    return Preview(stages, plan.counts, warnings, profile, dump_run_config(config), digest_of(config))
+    scoring = scoring_of([stage.fingerprint for stage in plan.stages], user)
+    kept = config.rejection_sampling.num_samples
+    return Preview(stages, plan.counts, warnings, profile, dump_run_config(config), digest_of(config), scoring, kept)
 
 
 def digest_of(config: RunConfig) -> str:

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from django.http import Http404, HttpResponse, HttpResponseBase, QueryDict
+from django.http import Http404, HttpResponse, HttpResponseBase, JsonResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.views.decorators.http import conditional_page, require_http_methods, require_safe
 
@@ -13,6 +13,7 @@ from rso_core.errors import UserError
 from webapp.accounts.access import SignedInRequest, researcher_required
 from webapp.accounts.models import User
 from webapp.runs import services
+from webapp.runs.beta_help import beta_figure, visible_scoring
 from webapp.runs.exports import download
 from webapp.runs.forms import Choices, References, RunForm, flatten, prefill, preset_data, read_recipe, schema_fields
 from webapp.runs.length_profile import ProfileView, profile_view
@@ -22,6 +23,7 @@ from webapp.runs.views_runs import artifacts_needed
 
 _LARGEST_RECIPE = 256 * 1024
 _NOT_READY = 409
+_MOST_KEPT = 4096
 PRESET_WORDS = {
     "RSO": "64 candidates a prompt, 8 kept by statistical rejection sampling, labelled by the reward model; sigmoid-norm loss.",
     "DPO": "The human pairs as they are; sigmoid-norm loss. No candidates are sampled.",
@@ -198,6 +200,18 @@ def _preview_context(request: SignedInRequest, preview: Preview) -> dict[str, An
 def profile(request: SignedInRequest, pk: int) -> HttpResponse:
     """Return the polled length profile of a plan."""
     return render(request, "runs/_profile.html", {"profile": _visible_profile(request, pk), "polled": True})
+
+
+@require_safe
+@researcher_required
+@artifacts_needed
+def beta_help(request: SignedInRequest, pk: int) -> JsonResponse:
+    """Return a chart of what β would do with the rewards of a finished scoring stage."""
+    stage, kept = visible_scoring(request.user, pk), request.GET.get("num_samples", "8")
+    if stage is None or not (kept.isascii() and kept.isdecimal() and 1 < int(kept[:5]) <= _MOST_KEPT):
+        message = "there are no such rewards, or they are of a run that you may not see."
+        raise Http404(message)
+    return JsonResponse(beta_figure(stage, int(kept)))
 
 
 def _visible_profile(request: SignedInRequest, pk: int) -> ProfileView:

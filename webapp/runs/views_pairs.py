@@ -59,7 +59,8 @@ def pairs(request: SignedInRequest, pk: int) -> HttpResponse:
     """Show acceptance, rewards and the prompts of a run."""
     run = find_run(request, pk)
     pool, words = _pool(run), request.GET.get("q", "").replace("\x00", "").strip()
-    context = {**_frame(request, run), "pool": pool, "words": words}
+    scoring = RunStage.objects.filter(run=run, key="scoring", stage__status=Status.DONE).select_related("stage").first()
+    context = {**_frame(request, run), "pool": pool, "words": words, "scoring": scoring.stage if scoring else None}
     if pool.prompts:
         found = prompt_page(pool.prompts, words=words, after=_place(request))
         counts = _pair_counts(pool, [row["prompt_id"] for row in found.rows])

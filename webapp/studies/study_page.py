@@ -16,7 +16,7 @@ from webapp.runs.run_results import system_of
 from webapp.studies.models import Study, StudyCell
 
 # Stages whose summaries the table is made of; the others' can be large.
-_READ = ("win_rate_policy", "win_rate_sft", "sampling", "scoring", "rejection_sampling", "pairs")
+_READ = ("judge_accuracy", "win_rate_policy", "win_rate_sft", "sampling", "scoring", "rejection_sampling", "pairs")
 
 
 @dataclass(frozen=True)
