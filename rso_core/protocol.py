@@ -27,13 +27,17 @@ class StageSpec(_Message):
 
 
 class Progress(_Message):
-    """How far the work is; `unit` names what is counted (steps, prompts, pairs …)."""
+    """How far the work is; `unit` names what is counted (steps, prompts, pairs …).
+
+    `resumed` of what is done was done by an earlier attempt: it says nothing about how fast this one is.
+    """
 
     event: Literal["progress"] = "progress"
     done: int
     total: int
     unit: str
     tokens_per_second: float | None = None
+    resumed: int = 0
 
 
 class Metrics(_Message):

@@ -133,6 +133,7 @@ class _Loop:
         self._weights = Weights(lm.model)
         self._optimizer = Optimizer(self._weights, settings)
         self._position = _Position()
+        self._resumed = 0
 
     def run(self, folder: Path, attempt: int) -> dict[str, Any]:
         try:
@@ -144,6 +145,7 @@ class _Loop:
         self._resume(folder)
         self._lm.model.train(self._settings["dropout"] > 0)
         start, tokens_before = monotonic(), self._position.tokens
+        self._resumed = self._position.step
         self._report(None)
         while self._position.step < self._total:
             self._step()
@@ -156,7 +158,8 @@ class _Loop:
         return self._position.summary()
 
     def _report(self, rate: float | None) -> None:
-        self._emit(Progress(done=self._position.step, total=self._total, unit="steps", tokens_per_second=rate))
+        done, resumed = self._position.step, self._resumed
+        self._emit(Progress(done=done, total=self._total, unit="steps", tokens_per_second=rate, resumed=resumed))
 
     def _batch(self) -> list[Drawn[Any]]:
         size, items = self._settings["batch_size"], self._objective.items

@@ -100,7 +100,7 @@ def test_resuming_says_where_it_goes_on(tmp_path: Path) -> None:
     run(load(folder), tmp_path / "run", max_steps=6, emit=events.append)
 
     assert [event.message for event in events if isinstance(event, Log)] == ["resumed after step 4 of 6"]
-    assert [event.done for event in events if isinstance(event, Progress)] == [4, 5, 6]
+    assert [(event.done, event.resumed) for event in events if isinstance(event, Progress)] == [(4, 4), (5, 4), (6, 4)]
 
 
 def test_a_finished_training_does_nothing_more_and_says_the_same(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from django.utils import timezone
 from pytest_django import Settings
 
 from rso_core.artifacts import ROWS, write_rows
@@ -17,7 +19,7 @@ from webapp.runs import jobs, services
 from webapp.runs.artifacts import store
 from webapp.runs.failures import Failed
 from webapp.runs.models import Dataset, Pair, RegisteredModel, Run, RunStage, Shard, Stage, StageInput
-from webapp.runs.progress import run_progress
+from webapp.runs.progress import StageProgress, run_progress
 
 pytestmark = pytest.mark.django_db
 
@@ -290,6 +292,25 @@ def test_progress_counts_shards_and_what_runs(user: User) -> None:
     assert stage.seconds_left == pytest.approx(stage.seconds * (1 - stage.share) / stage.share)
     assert progress.stages_done == 2
     assert 2 / len(progress.stages) < progress.share < 3 / len(progress.stages)
+
+
+def test_after_a_resume_rates_and_time_left_come_from_this_attempt_alone(user: User) -> None:
+    import_everything(user)
+    run = launch(user)
+    jobs.record(claim(run, "sft"), jobs.Report(jobs.Progress(done=40, total=100, unit="steps")))
+    Shard.objects.filter(stage=stage_of(run, "sft")).update(status="ready")
+    Stage.objects.filter(pk=stage_of(run, "sft").pk).update(started=timezone.now() - timedelta(hours=1))
+    resumed = claim(run, "sft")
+
+    def shown() -> StageProgress:
+        return next(item for item in run_progress(run).stages if item.key == "sft")
+
+    assert (shown().seconds_left, shown().units_per_second) == (None, None)  # nothing is known of this attempt
+    jobs.record(resumed, jobs.Report(jobs.Progress(done=50, total=100, unit="steps", resumed=40)))
+    now = timezone.now()
+    Shard.objects.filter(pk=resumed.shard_id).update(started=now - timedelta(seconds=10), progress_at=now)
+    assert shown().seconds_left == pytest.approx(50, rel=0.1)
+    assert shown().units_per_second == pytest.approx(1.0)
 
 
 def test_a_finished_stage_shows_all_it_counted_and_its_tokens_for_each_of_its_seconds(user: User) -> None:

@@ -36,7 +36,8 @@ _LONGEST_LOG_LINE = 10_000  # the last lines go into every poll of a run's page
 _CLAIM = """
 UPDATE runs_shard
 SET status = 'running', attempt = attempt + 1, worker = %(worker)s, started = statement_timestamp(),
-    lease_expires = statement_timestamp() + %(lease)s * interval '1 second', not_before = NULL
+    lease_expires = statement_timestamp() + %(lease)s * interval '1 second', not_before = NULL,
+    progress_resumed = progress_done
 WHERE id = (
     SELECT shard.id FROM runs_shard AS shard JOIN runs_stage AS stage ON stage.id = shard.stage_id
     WHERE stage.id = %(stage)s AND stage.status IN ('ready', 'running') AND shard.status = 'ready'
@@ -126,6 +127,7 @@ def record(claim: Claim, report: Report | None = None) -> None:
     if report.progress is not None:
         progress = {
             "progress_done": report.progress.done,
+            "progress_resumed": report.progress.resumed,
             "progress_total": report.progress.total,
             "progress_unit": storable(report.progress.unit)[:24],
             "tokens_per_second": finite(report.progress.tokens_per_second),

@@ -141,6 +141,7 @@ class Shard(models.Model):
     digest = models.CharField(max_length=64, blank=True)
     summary = models.JSONField(default=dict)
     progress_done = models.BigIntegerField(default=0)
+    progress_resumed = models.BigIntegerField(default=0)  # of what is done: by earlier attempts
     progress_total = models.BigIntegerField(default=0)
     progress_unit = models.CharField(max_length=24, blank=True)
     tokens_per_second = models.FloatField(null=True, blank=True)

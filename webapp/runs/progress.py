@@ -100,7 +100,7 @@ def _stage_progress(item: RunStage, speeds: Mapping[str, Speed]) -> StageProgres
     counted = running or shards
     ended = stage.finished or timezone.now()
     seconds = (ended - stage.started).total_seconds() if stage.started else None
-    left = _seconds_left(seconds, share) if stage.status == Status.RUNNING else None
+    left = _seconds_left(seconds, share, shards) if stage.status == Status.RUNNING else None
     if left is None:
         expected = expected_seconds(stage.kind, stage.work_units, speeds)
         left = None if expected is None else expected * (1 - share)
@@ -148,16 +148,21 @@ def _average_speed(shards: Sequence[Shard], seconds: float | None) -> float | No
 
 
 def _units_per_second(shards: Sequence[Shard]) -> float | None:
-    """Return what the running shards count together in a second, since each was started."""
+    """Return what the running shards count together in a second, since each was started; not what they resumed with."""
     rates = [
-        shard.progress_done / seconds
+        (shard.progress_done - shard.progress_resumed) / seconds
         for shard in shards
         if shard.started and shard.progress_at and (seconds := (shard.progress_at - shard.started).total_seconds()) > 1
     ]
     return sum(rates) if any(rates) else None
 
 
-def _seconds_left(seconds: float | None, share: float) -> float | None:
-    if seconds is None or share < _SMALLEST_SHARE_TO_ESTIMATE:
+def _seconds_left(seconds: float | None, share: float, shards: Sequence[Shard]) -> float | None:
+    """Return the time left by what this attempt did since it was started; a stage of many shards counts as one attempt."""
+    before = 0.0
+    if len(shards) == 1 and shards[0].status == Status.RUNNING and shards[0].started and shards[0].progress_total:
+        before = shards[0].progress_resumed / shards[0].progress_total
+        seconds = (timezone.now() - shards[0].started).total_seconds()
+    if seconds is None or share - before < _SMALLEST_SHARE_TO_ESTIMATE:
         return None
-    return seconds * (1 - share) / share
+    return seconds * (1 - share) / (share - before)
