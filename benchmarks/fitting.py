@@ -39,6 +39,9 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("--oasst", type=Path, help="a second preference file, for fitting_oasst")
     made.add_argument("--only", nargs="+", choices=sorted(_CASES), help="measure these only")
+    made.add_argument(
+        "--prompts", type=int, default=8, help="prompts in a step (default 8; four times as many with direct pairs)"
+    )
     made.add_argument("--untuned", action="store_true", help="take the peer's first setting instead of trying all")
     options = made.parse_args()
     require(options, "model", "preferences")
@@ -114,7 +117,9 @@ def as_pairs(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 def _cut_to_200_48(options: argparse.Namespace) -> list[Group]:
     pairs = pairs_as_groups(options.model, options.preferences)
-    return cut_groups(pairs, prompts=8, responses=8, prompt_tokens=200, response_tokens=48, seed=options.seed)
+    return cut_groups(
+        pairs, prompts=options.prompts, responses=8, prompt_tokens=200, response_tokens=48, seed=options.seed
+    )
 
 
 def _cut(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -122,7 +127,7 @@ def _cut(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _real(
-    file: str, target: dict[str, float], *, prompts: int = 8, responses: int = 8
+    file: str, target: dict[str, float], *, responses: int = 8
 ) -> Callable[[str, argparse.Namespace], dict[str, Any]]:
     """Return the measurement of real prompts of the file that an option names."""
 
@@ -130,7 +135,7 @@ def _real(
         require(options, file)
         groups = real_groups(
             pairs_as_groups(options.model, getattr(options, file)),
-            prompts=prompts,
+            prompts=options.prompts * 8 // responses,
             responses=responses,
             seed=options.seed,
             longest=_LONGEST_RESPONSE,
@@ -183,7 +188,7 @@ _CASES: dict[str, Callable[[str, argparse.Namespace], dict[str, Any]]] = {
     "fitting_200_48": _cut,
     "fitting_hh": _real("preferences", {"speedup": 5.0, "memory": 0.5}),
     "fitting_oasst": _real("oasst", {"memory": 0.5}),
-    "direct_pairs": _real("preferences", {"speedup": 3.5}, prompts=32, responses=2),
+    "direct_pairs": _real("preferences", {"speedup": 3.5}, responses=2),
     "fitting_t5": _t5,
 }
 

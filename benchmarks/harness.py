@@ -167,25 +167,27 @@ def compare(  # noqa: PLR0913 - what a row of the table states
     before = earlier(name, options)
     with ExitStack() as stack:
         workers = [stack.enter_context(started(side, options)) for side in (ours, peer)]
+        described = [_described(worker) for worker in workers]
+        rounds = _rounds_before(before, described, name)
         for _ in range(options.warmup):
             for worker in workers:
                 worker.round()
-        described = [_described(worker) for worker in workers]
-        rounds = _rounds_before(before, described, name)
-        rounds += [_alternate(workers, number, name) for number in range(len(rounds), len(rounds) + options.rounds)]
-    return {
-        "name": name,
-        **provenance(options),
-        "item": item,
-        "lengths": dict(lengths),
-        "token_bound": token_bound,
-        "target": dict(target),
-        "notes": dict(notes or {}),
-        "ours": described[0],
-        "peer": described[1],
-        "rounds": rounds,
-        **summary(rounds),
-    }
+        facts = {
+            "name": name,
+            **provenance(options),
+            "item": item,
+            "lengths": dict(lengths),
+            "token_bound": token_bound,
+            "target": dict(target),
+            "notes": dict(notes or {}),
+            "ours": described[0],
+            "peer": described[1],
+        }
+        for number in range(len(rounds), len(rounds) + options.rounds):
+            rounds.append(_alternate(workers, number, name))
+            result = {**facts, "rounds": rounds, **summary(rounds)}
+            save(result, options.results)  # whatever ends this, what was measured counts: see --more
+    return result
 
 
 def earlier(name: str, options: argparse.Namespace) -> dict[str, Any] | None:
