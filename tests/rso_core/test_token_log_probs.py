@@ -1,9 +1,10 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rso_core.token_log_probs import token_log_probs
+from rso_core.token_log_probs import KEPT_BYTES, _room_for_logits, token_log_probs
 
 VOCABULARY, WIDTH = 19, 6
 
@@ -66,3 +67,31 @@ def test_no_tokens_have_no_log_probs() -> None:
     hidden, head, targets = drawn(0, bias=False)
 
     assert token_log_probs(hidden, head, targets).shape == (0,)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_kept_logits_give_the_numbers_of_those_made_again(monkeypatch: pytest.MonkeyPatch, *, bias: bool) -> None:
+    hidden, head, targets = drawn(11, bias=bias, dtype=torch.bfloat16)
+    inputs = [hidden, *head.parameters()]
+
+    def computed() -> list[Tensor]:
+        found = token_log_probs(hidden, head, targets, chunk=4)
+        first = torch.autograd.grad(found.sum(), inputs, retain_graph=True)
+        again = torch.autograd.grad(found.sum(), inputs)  # what was kept is gone: made again
+        return [found, *first, *again]
+
+    kept = computed()
+    monkeypatch.setattr("rso_core.token_log_probs.KEPT_BYTES", 0)
+    assert all(torch.equal(one, other) for one, other in zip(kept, computed(), strict=True))
+
+
+def test_logits_are_kept_only_where_they_are_few_and_a_backward_pass_follows() -> None:
+    weight = torch.zeros(VOCABULARY, WIDTH, dtype=torch.bfloat16)
+    few = torch.zeros(3, WIDTH, dtype=torch.bfloat16, requires_grad=True)
+    kept = _room_for_logits(few, weight)
+    assert kept is not None
+    assert kept.shape == (3, VOCABULARY)
+    assert _room_for_logits(few.float(), weight.float()) is None
+    assert _room_for_logits(few.expand(KEPT_BYTES // VOCABULARY, 3, WIDTH)[:, 0], weight) is None
+    with torch.no_grad():
+        assert _room_for_logits(few, weight) is None
