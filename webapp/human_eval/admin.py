@@ -37,7 +37,7 @@ def _item(label: str = "item") -> Callable[[Any], str]:
 
     @display(description=label, ordering="item__index")
     def shown(row: Any) -> str:
-        return f"{row.item.index}"
+        return f"{row.item.number}"
 
     return shown
 

@@ -240,14 +240,14 @@ def _of_doubts(campaign: Campaign, doubts: Doubts) -> Iterator[Need]:
     url = reverse("campaign_responses", args=[campaign.pk])
     if doubts.named:
         yield Need(
-            f"{doubts.named:,} of {doubts.responses:,} responses ({doubts.named_share:.1%}) name a system or vendor, which "
-            f"would end the blindness.",
+            f"{doubts.named:,} of {doubts.responses:,} responses ({100 * doubts.named_share:.1f}\u00a0%) name{'s' if doubts.named == 1 else ''} "
+            f"a system or vendor, which would end the blindness.",
             f"{url}?show=named",
             "Look",
         )
     if doubts.empty:
         yield Need(
-            f"{doubts.empty:,} responses are empty. Raters see that; leave them out if they are a fault.",
+            f"{_counted(doubts.empty, 'response is', 'responses are')} empty. Raters see that; leave them out if they are a fault.",
             f"{url}?show=empty",
             "Look",
         )
@@ -279,7 +279,11 @@ def _of_flags(campaign: Campaign) -> Iterator[Need]:
     count = flags.count()
     if count:
         yield Need(
-            f"Raters have flagged {count:,} tasks.",
+            f"Raters have flagged {_counted(count, 'task', 'tasks')}.",
             f"{reverse('campaign_items', args=[campaign.pk])}?show=flagged",
             "Look",
         )
+
+
+def _counted(count: int, one: str, more: str) -> str:
+    return f"{count:,} {one if count == 1 else more}"

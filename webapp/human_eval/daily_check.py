@@ -11,7 +11,7 @@ from webapp.accounts.models import AuditEntry
 from webapp.human_eval.invariants import broken_rules
 from webapp.human_eval.models import Campaign
 
-CHECK = "check of campaigns"  # the kind of its entries
+CHECK = "all campaigns"  # the kind of its entries
 EVERY = timedelta(days=1)
 _KEPT = 50  # findings in an entry; the rest is counted
 
@@ -41,7 +41,7 @@ def check_when_due() -> bool:
         return False
     campaigns = list(Campaign.objects.order_by("pk"))
     found = findings_in(campaigns)
-    record(None, "made", CHECK, campaigns=len(campaigns), count=len(found), findings=found[:_KEPT])
+    record(None, "checked", CHECK, campaigns=len(campaigns), count=len(found), findings=found[:_KEPT])
     return True
 
 

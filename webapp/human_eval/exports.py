@@ -2,7 +2,7 @@
 
 Columns, in this order and never renamed:
 
-    campaign, item, item_kind, prompt_id, root       what was rated; `root` is the cluster of every interval
+    campaign, item, item_kind, prompt_id, root       what was rated: the item's number from 1, as on its page; `root` is the cluster
     rater                                            the pseudonym, the same in every export and campaign
     standing, reason_not_counted                     counted, excluded (why its rater was) or surplus (why it is)
     order, shown_1 … shown_3                         response indices from left to right, and the systems that stood there
@@ -59,7 +59,7 @@ def _as_row(
     given = SAME if row["same"] else choice
     why = {"excluded": reasons.get(row["rater"], ""), "surplus": row["surplus_reason"]}
     values = {
-        "campaign": campaign.name, "item": row["item__index"], "item_kind": row["item__kind"],
+        "campaign": campaign.name, "item": row["item__index"] + 1, "item_kind": row["item__kind"],
         "prompt_id": row["item__prompt_id"], "root": row["item__root"], "rater": row["rater__pseudonym"],
         "standing": row["standing"], "reason_not_counted": why.get(row["standing"], ""), "order": row["order"],
         "choice": choice, "chosen_system": labels.get(choice), "same": row["same"], "contradicts": row["contradicts"],
@@ -100,6 +100,6 @@ def _item_row(item: Item) -> dict[str, Any]:
         for response in item.responses.all()
     ]  # fmt: skip
     return {
-        "item": item.index, "item_kind": item.kind, "prompt_id": item.prompt_id, "root": item.root, "prompt": item.prompt,
+        "item": item.number, "item_kind": item.kind, "prompt_id": item.prompt_id, "root": item.root, "prompt": item.prompt,
         "messages": item.messages, "responses": responses,
     }  # fmt: skip

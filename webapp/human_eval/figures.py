@@ -26,15 +26,18 @@ def figures_of(campaign: Campaign, ratings: Ratings, checks: Checks, *, leave_ou
         ratings, seed=campaign.seed % 2**32, leave_out_identical=leave_out_identical, wanted=campaign.replicas
     )
     used = ratings.rows(~ratings.has_twins()) if leave_out_identical else ratings
+    raters = rater_table(ratings, checks)
+    seconds = [row.median_seconds for row in raters if row.median_seconds is not None]
     figures: dict[str, Any] = finite({
         "results": found.as_dict(),
         "quality_agreement": quality_agreement(used).as_dict(),
         "choice_agreement": choice_agreement(used).as_dict(),
         "position": position_bias(used).as_dict(),
         "length": length_bias(used).as_dict(),
-        "raters": [row.as_dict() for row in rater_table(ratings, checks)],
+        "raters": [row.as_dict() for row in raters],
         "histogram": histogram_by_system(used),
         "median_tasks": median(np.unique(used.rater, return_counts=True)[1].tolist()),
+        "median_seconds": median(seconds) if seconds else None,  # of the raters' own medians
     })  # fmt: skip
     return figures
 

@@ -57,7 +57,7 @@ def add_known_item(campaign: Campaign, task: KnownTask, *, by: User) -> Item:
         Response.objects.bulk_create(
             Response(item=item, index=place, text=storable(text)) for place, text in enumerate(task.responses)
         )
-        record(by, f"added a {task.kind} task to", locked, item=index + 1)
+        record(by, f"added a {task.kind} task to", locked, item=item.number)
     return item
 
 
@@ -89,9 +89,9 @@ def remove_known_item(item: Item, *, by: User) -> None:
             message = "only known tasks can be removed here"
             raise UserError(message)
         if Slot.objects.filter(item=item).exists() or item.answers.exists():
-            message = f"task {item.index + 1} has been given to raters and cannot be removed; lower the share of check tasks instead"
+            message = f"task {item.number} has been given to raters and cannot be removed; lower the share of check tasks instead"
             raise UserError(message)
-        record(by, f"removed a {item.kind} task from", item.campaign, item=item.index + 1)
+        record(by, f"removed a {item.kind} task from", item.campaign, item=item.number)
         Response.objects.filter(item=item).delete()
         item.delete()
 

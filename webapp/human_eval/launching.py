@@ -72,7 +72,7 @@ def what_is_missing(campaign: Campaign) -> Sequence[str]:
     if not items.filter(kind=Item.Kind.MAIN).exists():
         found.append("it has no prompts; choose a prompt set")
     found += [
-        f"{missing} of the responses of {system.label!r} are not there yet"
+        f"{missing} of the responses of {system.label!r} {'is' if missing == 1 else 'are'} not there yet"
         for system, missing in missing_responses(campaign)
     ]
     if not campaign.systems.exists():

@@ -102,7 +102,7 @@ def _add(
     messages = item.messages or [{"role": "user", "content": item.prompt}]
     for other in others:
         meta = {
-            "item": item.index, **votes, "chosen_system": labels.get(texts.index(winner)),
+            "item": item.number, **votes, "chosen_system": labels.get(texts.index(winner)),
             "rejected_system": labels.get(texts.index(other)),
         }  # fmt: skip
         found.rows.append(

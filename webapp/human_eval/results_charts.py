@@ -7,6 +7,7 @@ from webapp.human_eval.results_systems import ShownSystem
 
 SAME, NO_MAJORITY = "same", "no majority"
 _GREY, _FAINT = "--line-strong", "--line"
+_ROOM = 0.2  # beyond the ends of the scale, so that a point there is whole
 
 
 def chosen_chart(systems: Sequence[ShownSystem], results: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def chosen_chart(systems: Sequence[ShownSystem], results: Mapping[str, Any]) -> 
 def quality_chart(systems: Sequence[ShownSystem], results: Mapping[str, Any], scale: tuple[int, int]) -> dict[str, Any]:
     """Return the mean quality of each system with intervals, on the whole scale."""
     rates = [results["systems"][system.index]["quality"] for system in systems]
-    layout = {"yaxis": {"range": list(scale), "title": {"text": "mean quality"}, "dtick": 1}}
+    layout = {"yaxis": {"range": [scale[0] - _ROOM, scale[1] + _ROOM], "title": {"text": "mean quality"}, "dtick": 1}}
     names, colours = [system.label for system in systems], [system.colour for system in systems]
     figure = _bars(names, colours, rates, layout, ":.2f")
     # A bar from 0 would show the length of the scale, not the differences; points with intervals do.

@@ -41,6 +41,11 @@ class ItemRow:
     is_named: bool
     wrong: int = 0  # answers of a known item that are not the expected one
 
+    @property
+    def number(self) -> int:
+        """Return what people call the item."""
+        return self.index + 1
+
 
 def item_rows(campaign: Campaign) -> list[ItemRow]:
     """Return every item of a campaign, without its texts, in the order of their index."""

@@ -83,7 +83,8 @@ def _result_row(row: Row) -> dict[str, Any]:
 def _exported(request: SignedInRequest, pk: int, what: str) -> Campaign:
     """Return a campaign that this person may see, with the export written down."""
     campaign = find_campaign(request, pk)
-    record(request.user, "exported", campaign, what=what)
+    if request.method == "GET":  # asking for the headers only exports nothing
+        record(request.user, "exported", campaign, what=what)
     return campaign
 
 

@@ -77,10 +77,10 @@ def _with_prompts(rows: list[ItemRow], systems: list[ShownSystem]) -> list[dict[
 
 @require_safe
 @researcher_required
-def item(request: SignedInRequest, pk: int, index: int) -> HttpResponse:
+def item(request: SignedInRequest, pk: int, number: int) -> HttpResponse:
     """Show an item: its prompt, every response, what every rater said, flags and skips."""
     campaign = find_campaign(request, pk)
-    found = get_object_or_404(Item.objects.prefetch_related("responses"), campaign=campaign, index=index)
+    found = get_object_or_404(Item.objects.prefetch_related("responses"), campaign=campaign, index=number - 1)
     systems = shown_systems(campaign, request.user)
     names = response_names(found, systems)
     colours = {system.index: system for system in systems} if found.kind == Item.Kind.MAIN else {}
@@ -88,7 +88,7 @@ def item(request: SignedInRequest, pk: int, index: int) -> HttpResponse:
         **frame(request, campaign, "items"), "item": found, "names": names,
         "responses": [(response, names[response.index], colours.get(response.index)) for response in found.responses.all()],
         "answers": shown_answers(found, names, _reasons(campaign)), "flags": _flags(found, names),
-        "skips": found.skips.select_related("rater").order_by("at"), "beside": _neighbours(campaign, index),
+        "skips": found.skips.select_related("rater").order_by("at"), "beside": _neighbours(found),
         "expected": names.get(found.expected_choice) if found.expected_choice is not None else "about the same",
     }  # fmt: skip
     return render(request, "human_eval/results_item.html", context)
@@ -102,11 +102,11 @@ def _flags(item: Item, names: dict[int, str]) -> list[tuple[Flag, str]]:
     return [(flag, names[flag.response] if flag.response is not None else "") for flag in open_flags(item)]
 
 
-def _neighbours(campaign: Campaign, index: int) -> dict[str, int | None]:
-    others = Item.objects.filter(campaign=campaign).order_by("index").values_list("index", flat=True)
+def _neighbours(item: Item) -> dict[str, Item | None]:
+    others = Item.objects.filter(campaign=item.campaign_id).only("index")
     return {
-        "before": others.filter(index__lt=index).order_by("-index").first(),
-        "after": others.filter(index__gt=index).first(),
+        "before": others.filter(index__lt=item.index).order_by("-index").first(),
+        "after": others.filter(index__gt=item.index).order_by("index").first(),
     }
 
 
@@ -118,8 +118,8 @@ def settle_flag(request: SignedInRequest, pk: int, flag: int) -> HttpResponse:
     found = get_object_or_404(Flag.objects.select_related("item"), pk=flag, item__campaign=campaign)
     again = "again" in request.POST
     Flag.objects.filter(pk=found.pk).update(settled=None if again else Now())
-    record(request.user, "reopened" if again else "settled", found, campaign=campaign.pk, item=found.item.index)
+    record(request.user, "reopened" if again else "settled", found, campaign=campaign.pk, item=found.item.number)
     messages.success(
         request, "The flag is open again." if again else "The flag is settled; the answer counts as before."
     )
-    return redirect("campaign_item", campaign.pk, found.item.index)
+    return redirect("campaign_item", campaign.pk, found.item.number)

@@ -75,9 +75,9 @@ def test_doubtful_responses_are_counted_and_shown(page: Client, researcher: User
     campaign.items.get(index=1).responses.filter(index=1).update(text="")
     campaign.items.get(index=2).responses.filter(index__in=[1, 2]).update(text="twins")
     shown = re.sub(r"\s+", " ", body(page.get(campaign.get_absolute_url())))
-    assert "1 of 12 responses (8.3%) name a system or vendor" in shown
-    assert "1 responses are empty" in shown
-    assert "1 of 4 tasks have equal responses" in shown
+    assert "1 of 12 responses (8.3 %) names a system or vendor" in shown
+    assert "1 response is empty" in shown
+    assert "1 of 4 tasks has equal responses" in shown
     for doubt, text in (("named", "names ChatGPT"), ("empty", "(empty)"), ("identical", "twins")):
         found = body(page.get(f"/campaigns/{campaign.pk}/responses/?show={doubt}"))
         assert "1 task in which" in found

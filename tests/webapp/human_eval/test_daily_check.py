@@ -33,7 +33,7 @@ def test_campaigns_are_checked_once_a_day_by_a_worker(researcher: User) -> None:
     assert (found.campaigns, found.count, found.findings) == (1, 0, [])
     a_day_passes()
     assert check_when_due()
-    assert AuditEntry.objects.filter(kind="check of campaigns").count() == 2
+    assert AuditEntry.objects.filter(kind="all campaigns").count() == 2
     assert any(entry["task"] == "check_campaigns" for entry in app.conf.beat_schedule.values())
 
 
@@ -49,7 +49,7 @@ def test_admins_are_told_until_it_is_right_again(client: Client, admin: User, re
 
     assert "Slots and answers of a campaign do not fit" in shown
     assert "are surplus without a reason" in shown
-    assert "check of campaigns" in client.get("/audit/?kind=check+of+campaigns").content.decode()
+    assert "surplus without a reason" in client.get("/audit/?kind=all+campaigns").content.decode()
     Answer.objects.filter(pk=given.pk).update(standing="counted")
     a_day_passes()
     check_when_due()

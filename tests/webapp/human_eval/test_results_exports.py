@@ -77,8 +77,9 @@ def test_known_items_are_exported_with_what_was_expected(researcher: User) -> No
 
 def test_items_and_results_are_exported_and_everything_is_written_down(researcher: User) -> None:
     campaign = rated(researcher)
+    signed_in(researcher).head(f"/campaigns/{campaign.pk}/items.jsonl")  # exports nothing, so nothing is written down
     items = exported(researcher, campaign, "items.jsonl")
-    assert [item["item"] for item in items] == [0, 1, 2, 3]
+    assert [item["item"] for item in items] == [1, 2, 3, 4]
     assert items[2]["responses"][1]["text"] == "Answer 1 to post 2."
     table = exported(researcher, campaign, "results.csv")
     assert [row["chosen"] for row in table] == ["0.5", "0.0", "0.0", "0.25", "0.25"]
@@ -93,7 +94,9 @@ def test_a_majority_gives_pairs_and_the_rest_is_counted(researcher: User) -> Non
     found = preference_pairs(campaign, by="majority")
     texts = [(row["meta"]["item"], row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in found.rows]
     assert texts == [
-        (item, f"Answer 0 to post {item}.", f"Answer {other} to post {item}.") for item in (0, 1) for other in (1, 2)
+        (item + 1, f"Answer 0 to post {item}.", f"Answer {other} to post {item}.")
+        for item in (0, 1)
+        for other in (1, 2)
     ]
     assert (found.items, found.used, found.same, found.no_majority) == (4, 2, 1, 1)
     assert (found.rows[2]["meta"]["votes"], found.rows[2]["meta"]["of"]) == (2, 3)

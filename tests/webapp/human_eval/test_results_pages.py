@@ -17,7 +17,7 @@ pytestmark = pytest.mark.django_db
 
 PAGES = (
     "results/", "results/live/", "results.json", "results.csv", "answers.csv", "answers.jsonl", "items.jsonl",
-    "preferences/", "items/", "items/0/", "raters/",
+    "preferences/", "items/", "items/1/", "raters/",
 )  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def test_an_item_shows_every_answer_as_it_stood_on_the_screen(researcher: User) 
     given = answer(campaign, first, verdict(best=2, reason="it is short"))
     late = answer(campaign, second)
     Answer.objects.filter(pk=late.pk).update(standing="surplus", surplus_reason="it came late")
-    response = signed_in(researcher).get(f"/campaigns/{campaign.pk}/items/0/")
+    response = signed_in(researcher).get(f"/campaigns/{campaign.pk}/items/1/")
     shown = response.context["answers"]
     labels = list(campaign.systems.values_list("label", flat=True))
     assert [name for name, _ in shown[0].places] == [labels[int(index)] for index in given.order]
@@ -129,10 +129,10 @@ def test_a_flag_is_settled_and_opened_again_and_both_are_written_down(researcher
         item=campaign.items.get(index=2), rater=campaign.answers.first().rater, reason="names_system", response=1
     )
     client, address = signed_in(researcher), f"/campaigns/{campaign.pk}/flags/{flag.pk}/settle/"
-    assert client.post(address)["Location"] == f"/campaigns/{campaign.pk}/items/2/"
+    assert client.post(address)["Location"] == f"/campaigns/{campaign.pk}/items/3/"
     flag.refresh_from_db()
     assert flag.settled is not None
-    assert "Open again" in client.get(f"/campaigns/{campaign.pk}/items/2/").content.decode()
+    assert "Open again" in client.get(f"/campaigns/{campaign.pk}/items/3/").content.decode()
     client.post(address, {"again": "1"})
     flag.refresh_from_db()
     assert flag.settled is None
@@ -152,7 +152,7 @@ def test_a_known_item_is_shown_with_what_was_expected_and_does_not_enter_the_res
     figures = campaign_figures(campaign, Options()).values
     assert figures["results"]["answers"] == 1
     assert [(row["checks"], row["checks_failed"]) for row in figures["raters"]] == [(1, 1)]
-    body = signed_in(researcher).get(f"/campaigns/{campaign.pk}/items/{check.index}/").content.decode()
+    body = signed_in(researcher).get(f"/campaigns/{campaign.pk}/items/{check.number}/").content.decode()
     assert "check task, expected: response 2" in body
     assert "not as expected" in body
 
@@ -237,7 +237,9 @@ def test_a_playground_has_no_page_of_results(researcher: User) -> None:
 
 def test_known_items_have_no_neighbour_beyond_the_last(researcher: User) -> None:
     campaign = made_campaign(researcher, items=2)
+    first, second = campaign.items.order_by("index")
     client = signed_in(researcher)
-    assert client.get(f"/campaigns/{campaign.pk}/items/0/").context["beside"] == {"before": None, "after": 1}
-    assert client.get(f"/campaigns/{campaign.pk}/items/1/").context["beside"] == {"before": 0, "after": None}
+    assert client.get(f"/campaigns/{campaign.pk}/items/1/").context["beside"] == {"before": None, "after": second}
+    assert client.get(f"/campaigns/{campaign.pk}/items/2/").context["beside"] == {"before": first, "after": None}
+    assert client.get(f"/campaigns/{campaign.pk}/items/0/").status_code == 404
     assert Item.objects.count() == 2

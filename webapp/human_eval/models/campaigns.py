@@ -186,7 +186,12 @@ class Item(models.Model):
         indexes: ClassVar = [models.Index(fields=["campaign", "kind"])]
 
     def __str__(self) -> str:
-        return f"{self.campaign} item {self.index}"
+        return f"{self.campaign} item {self.number}"
+
+    @property
+    def number(self) -> int:
+        """Return what people call the item: counted from 1, on pages, in addresses, in exports and in the audit log."""
+        return self.index + 1
 
 
 class Response(models.Model):

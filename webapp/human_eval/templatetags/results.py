@@ -7,7 +7,7 @@ from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
-from webapp.runs.templatetags.studio import number
+from webapp.runs.templatetags.studio import number, spread
 
 register = template.Library()
 
@@ -42,11 +42,11 @@ def _with_interval(mean: Mapping[str, Any] | None, form: str, scale: float) -> S
         return _NOTHING
     low, value, high = (scale * mean[end] for end in ("low", "value", "high"))
     return format_html(
-        '<span class="interval" title="95 % interval {} to {}">{} <span class="pm">± {}</span> <span class="n">(N\u00a0{})</span></span>',
+        '<span class="interval" title="95 % interval {} to {}">{} <span class="pm">{}</span> <span class="n">(N\u00a0{})</span></span>',
         _minus(form.format(low)),
         _minus(form.format(high)),
         _minus(form.format(value)),
-        form.replace("+", "").format((high - low) / 2),
+        _minus(spread(low, value, high, form)),
         number(mean.get("n")),
     )
 
@@ -62,7 +62,7 @@ def p_value(p: float | Literal[""] | None) -> str:
 @register.filter
 def coefficient(value: float | Literal[""] | None) -> str:
     """Return an agreement coefficient or a severity with two decimals and a true minus; a dash where there is none."""
-    return "–" if value is None or value == "" else _minus(f"{value:.2f}")
+    return "–" if value is None or value == "" else _minus(f"{round(value, 2) + 0:.2f}")  # + 0: no minus before 0.00
 
 
 @register.filter

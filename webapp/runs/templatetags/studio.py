@@ -24,6 +24,7 @@ register = template.Library()
 
 _BINARY_UNITS = ("bytes", "KB", "MB", "GB", "TB")
 _KILO = 1000
+_LOPSIDED = 0.2  # of an interval's width: twice how far its middle may lie from the value
 _MINUTE, _HOUR = 60, 3600
 _STATUS_WORDS = {**dict(Status.choices), "needs_you": "needs you"}
 
@@ -49,18 +50,29 @@ def percent(fraction: float | Literal[""] | None, digits: int = 1) -> str:
     return "–" if fraction is None or fraction == "" else f"{100 * fraction:.{digits}f}\u00a0%"
 
 
+def spread(low: float, value: float, high: float, form: str) -> str:
+    """Return how far an interval reaches: "± 2.1", or "0.0 to 26.4" where its middle is clearly not the value.
+
+    Half the width beside a share of 0 or 1 would promise values that no share can have.
+    """
+    if abs(low + high - 2 * value) > _LOPSIDED * (high - low):
+        return f"{form.format(low)} to {form.format(high)}"
+    return f"± {form.replace('+', '').format((high - low) / 2)}"
+
+
 @register.filter
 def interval(rate: Mapping[str, Any] | None) -> SafeString:
-    """Return a rate with its 95 % interval and N: 71.9 % ± 2.1 (N 600). The ± is half the interval's width."""
+    """Return a rate with its 95 % interval and N: 71.9 % ± 2.1 (N 600), 0.0 % 0.0 to 26.4 (N 12)."""
     if not rate or rate.get("value") is None:
         return mark_safe('<span class="muted">–</span>')
-    half, count = 50 * (rate["high"] - rate["low"]), rate.get("n")
+    low, value, high = (100 * rate[end] for end in ("low", "value", "high"))
+    count = rate.get("n")
     return format_html(
-        '<span class="interval" title="95 % interval {} to {}">{} <span class="pm">± {}</span>{}</span>',
+        '<span class="interval" title="95 % interval {} to {}">{} <span class="pm">{}</span>{}</span>',
         percent(rate["low"]),
         percent(rate["high"]),
         percent(rate["value"]),
-        f"{half:.1f}",
+        spread(low, value, high, "{:.1f}"),
         format_html(' <span class="n">(N\u00a0{})</span>', number(count)) if count is not None else "",
     )
 
