@@ -97,8 +97,15 @@ class TrainingConfig(Settings):
     )
     learning_rate: Rate = Field(1e-5, description="Constant learning rate.")
     batch_size: PositiveInt = Field(32, description="Examples (in policy fitting and reward training: pairs) per step.")
-    micro_batch_size: PositiveInt = Field(
-        8, description="Examples per forward pass; changes memory and speed, not the step."
+    micro_batch_size: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="Examples per forward pass at most; changes memory and speed, not the step. 0: as many tokens as free memory holds, found by trying the longest examples first.",
+    )
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Compute layers again in the backward pass instead of keeping what they made: less memory, a third more time. auto: when the longest example does not fit otherwise.",
     )
     epochs: float = Field(1.0, gt=0, le=1000, description="Passes over the training rows.")
     max_steps: int = Field(

@@ -62,8 +62,8 @@ def answer(spec: StageSpec, store: ArtifactStore, emit: Callable[[Event], None],
 
     When memory runs out the other models are dropped and it is tried once more.
     """
+    from rso_core.memory import is_out_of_memory
     from rso_core.models import set_threads_and_seed
-    from rso_core.runner import is_out_of_memory
 
     asked = Asked.model_validate(spec.config)
     set_threads_and_seed(asked.seed % (1 << 32))

@@ -21,14 +21,14 @@ Queue = Literal["gpu", "cpu"]
 # Raise a stage's number when a change of its code changes its output.
 CODE_VERSIONS: dict[str, int] = {
     "length_profile": 1,
-    "sft": 3,
-    "reward_training": 5,
+    "sft": 4,
+    "reward_training": 6,
     "sampling": 2,
     "scoring": 3,
     "rejection_sampling": 1,
     "preference_pairs": 3,
     "reference_log_probs": 2,
-    "policy_fitting": 3,
+    "policy_fitting": 4,
     "checkpoint_selection": 4,
     "generation": 2,
     "win_rate": 4,
@@ -342,7 +342,7 @@ class _Planner:
         self.plan.add(
             "reference_log_probs",
             "reference_log_probs",
-            {**self.limits, "dtype": self.config.model.dtype, "batch_size": fitting.micro_batch_size},
+            {**self.limits, "dtype": self.config.model.dtype, "batch_size": fitting.micro_batch_size or 8},
             needs={"policy": "sft", "pairs": pairs},
             work="once per distinct response",
         )

@@ -10,19 +10,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rso_core.artifacts import Row
 from rso_core.data_order import num_steps
 from rso_core.errors import UserError
-from rso_core.grouped_forward import Group, response_log_probs
+from rso_core.grouped_forward import Group, response_log_probs, shares_prompts
 from rso_core.losses import LOSSES, NEEDS_REFERENCE
+from rso_core.micro_batches import Sizes
 from rso_core.protocol import Event
 from rso_core.token_pairs import TokenPairs
 from rso_core.training import BatchLoss, Objective, train
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from rso_core.models import LanguageModel
 
 # While π_θ is still π_sft every log-ratio is 0, so these losses have one value.
@@ -53,12 +57,24 @@ def fit_policy(  # noqa: PLR0913 - as every training, plus snapshots
         section="fitting",
         items=pairs,
         loss=lambda batch: pair_loss(lm, [drawn.item for drawn in batch], training),
-        length=lambda pair: len(pair["prompt_token_ids"]),
-        blocks=pairs.blocks if isinstance(pairs, TokenPairs) else [pair["prompt_id"] for pair in pairs],
+        sizes=_sizes(pairs, shared=shares_prompts(lm) and not training["dropout"]),
         check_first=lambda values: _check_start(values["loss"], training, lm.dtype),
         after_step=lambda step: save_snapshot(step) if step in snapshots else None,
     )
     return train(lm, objective, training, seed=seed, checkpoint_dir=checkpoint_dir, attempt=attempt, emit=emit)
+
+
+def _sizes(pairs: Sequence[Row], *, shared: bool) -> Sizes:
+    """Return the tokens of pairs: a prompt is read once for all of its pairs (`shared`), or once for each response."""
+    blocks: ArrayLike
+    if isinstance(pairs, TokenPairs):
+        prompts, blocks = pairs.prompts.lengths, pairs.blocks
+        responses = pairs.chosen.lengths + pairs.rejected.lengths
+    else:
+        prompts = np.array([len(pair["prompt_token_ids"]) for pair in pairs])
+        responses = np.array([len(pair["chosen_token_ids"]) + len(pair["rejected_token_ids"]) for pair in pairs])
+        blocks = [pair["prompt_id"] for pair in pairs]
+    return Sizes(responses, prompts, blocks) if shared else Sizes(responses + 2 * prompts, None, blocks)
 
 
 def snapshot_steps(total: int, count: int) -> set[int]:

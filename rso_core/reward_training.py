@@ -9,6 +9,7 @@ import torch
 
 from rso_core.artifacts import Row
 from rso_core.errors import UserError
+from rso_core.micro_batches import Sizes
 from rso_core.protocol import Event, Log
 from rso_core.reward_logits import vocabulary_logits
 from rso_core.reward_pairs import HumanPair, is_flipped, read_pairs
@@ -53,7 +54,7 @@ def train_reward(  # noqa: PLR0913 - as every training, plus how comparisons are
         section="reward",
         items=read.pairs,
         loss=lambda batch: _label_loss(lm, batch, seed),
-        length=lambda pair: len(pair.chosen_first),
+        sizes=Sizes([len(pair.chosen_first) for pair in read.pairs]),
     )
     result = train(lm, objective, training, seed=seed, checkpoint_dir=checkpoint_dir, attempt=attempt, emit=emit)
     counts = {name: value for name, value in vars(read).items() if name != "pairs"}

@@ -19,18 +19,9 @@ from typing import IO
 
 from rso_core.artifacts import ArtifactStore
 from rso_core.errors import OutOfMemoryError, TransientError, UserError
+from rso_core.memory import ADVICE, is_out_of_memory
 from rso_core.protocol import Event, Failure, StageSpec
 
-MEMORY_ADVICE = (
-    "Lower micro_batch_size (training) or sampling.batch_size (sampling and scoring), then data.max_prompt_tokens, "
-    "data.max_response_tokens or reward.max_length; or use model.method lora or model.dtype bfloat16"
-)
-_OUT_OF_MEMORY = (
-    "can't allocate memory",
-    "cannot allocate memory",
-    "out of memory",
-    "defaultcpuallocator: not enough memory",
-)
 _DISK_FULL = ("no space left on device", "disk quota exceeded")
 
 
@@ -114,21 +105,13 @@ def failure_of(error: BaseException, folder: Path) -> Failure:
     if isinstance(error, UserError):
         return Failure(reason="user", message=str(error))
     if is_out_of_memory(error):
-        message = f"memory ran out: {_first_line(error)}. {MEMORY_ADVICE}"
+        message = f"memory ran out: {_first_line(error)}. {ADVICE}"
         return Failure(reason="out_of_memory", message=message, traceback=trace)
     if is_disk_full(error):
         return Failure(reason="transient", message=_disk_full_message(error, folder), traceback=trace)
     if isinstance(error, TransientError | OSError):
         return Failure(reason="transient", message=_first_line(error), traceback=trace)
     return Failure(reason="internal", message=f"{type(error).__name__}: {_first_line(error)}", traceback=trace)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory, of the machine or of the GPU, ran out."""
-    if isinstance(error, MemoryError) or type(error).__name__ in {"OutOfMemoryError", "ArrowMemoryError"}:
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError | OSError) and any(words in text for words in _OUT_OF_MEMORY)
 
 
 def is_disk_full(error: BaseException) -> bool:

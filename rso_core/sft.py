@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rso_core.grouped_forward import Group, response_log_probs
+from rso_core.micro_batches import Sizes
 from rso_core.protocol import Event
 from rso_core.token_rows import TokenRows
 from rso_core.training import BatchLoss, Drawn, Objective, train
@@ -56,9 +60,16 @@ def train_sft(
         items=examples,
         loss=lambda batch: sft_loss(lm, batch),
         weight=lambda example: len(example[1]),
-        length=lambda example: len(example[0]) + len(example[1]),
+        sizes=Sizes(_lengths(examples)),
     )
     return train(lm, objective, training, seed=seed, checkpoint_dir=checkpoint_dir, attempt=attempt, emit=emit)
+
+
+def _lengths(examples: Sequence[Example]) -> NDArray[np.int64]:
+    """Return the tokens of each example."""
+    if isinstance(examples, Examples):
+        return examples.prompts.lengths + examples.targets.lengths
+    return np.array([len(prompt) + len(target) for prompt, target in examples])
 
 
 def sft_loss(lm: "LanguageModel", batch: Sequence[Drawn[Example]]) -> BatchLoss:

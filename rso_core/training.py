@@ -13,12 +13,15 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
 
+from rso_core import memory
+from rso_core.batch_memory import BatchMemory
 from rso_core.checkpoints import load_checkpoint, save_checkpoint
 from rso_core.data_order import DataOrder, num_items, num_steps
 from rso_core.errors import UserError
+from rso_core.micro_batches import Place, Sizes
 from rso_core.protocol import Event, Log, Metrics, Progress
 from rso_core.trained_weights import Optimizer, Weights
 
@@ -60,8 +63,7 @@ class Objective(Generic[Item]):
     """What is trained on and how it is judged.
 
     section: part of the configuration that advice names. weight: share of an item in the step (tokens for a token
-    mean). length: items of a batch are sorted by it, so that micro-batches hold little padding. blocks: a value for
-    each item; items with an equal one stay together (the pairs of a prompt). check_first sees the values of step 1 before the weights
+    mean). sizes: the tokens of each item, and which items share some (the pairs of a prompt) and stay together. check_first sees the values of step 1 before the weights
     change; after_step runs before the checkpoint of that step is written.
     """
 
@@ -69,8 +71,7 @@ class Objective(Generic[Item]):
     items: Sequence[Item]
     loss: Callable[[Sequence[Drawn[Item]]], BatchLoss]
     weight: Callable[[Item], float] = _one
-    length: Callable[[Item], int] | None = None
-    blocks: ArrayLike | None = None
+    sizes: Sizes | None = None
     check_first: Callable[[dict[str, float]], None] = _nothing
     after_step: Callable[[int], None] = _nothing
 
@@ -127,8 +128,8 @@ class _Loop:
     ) -> None:
         torch.manual_seed(seed)
         self._lm, self._objective, self._settings, self._emit = lm, objective, settings, emit
-        blocks = objective.blocks
-        self._order = DataOrder(range(len(objective.items)) if blocks is None else blocks, seed)
+        self._sizes = objective.sizes or Sizes(np.ones(len(objective.items)))
+        self._order = DataOrder(self._sizes.blocks, seed)
         self._total = num_steps(len(objective.items), settings)
         self._weights = Weights(lm.model)
         self._optimizer = Optimizer(self._weights, settings)
@@ -143,7 +144,9 @@ class _Loop:
 
     def _run(self, folder: Path, attempt: int) -> dict[str, Any]:
         self._resume(folder)
-        self._lm.model.train(self._settings["dropout"] > 0)
+        self._memory = BatchMemory(self._lm, self._settings, self._sizes, folder, self._emit)
+        if self._position.step < self._total:
+            self._memory.prepare(self._position.step, self._attempt, **self._weight_bytes())
         start, tokens_before = monotonic(), self._position.tokens
         self._resumed = self._position.step
         self._report(None)
@@ -154,25 +157,41 @@ class _Loop:
             if step % self._settings["checkpoint_every"] == 0 or step == self._total:
                 save_checkpoint(folder, step, self._state(), attempt=attempt)
             self._report((self._position.tokens - tokens_before) / max(monotonic() - start, 1e-9))
+        self._memory.end()
         self._lm.model.eval()
         return self._position.summary()
+
+    def _weight_bytes(self) -> dict[str, int]:
+        """Return what a gradient takes, and the first step: AdamW keeps two moments, Adafactor makes one update."""
+        sizes = [4 * master.numel() for master in self._weights.masters.values()]
+        step = 2 * sum(sizes) if self._settings["optimizer"] == "adamw" else max(sizes, default=0)
+        return {"fixed": sum(sizes), "reserved": step}
+
+    def _attempt(self, items: Sequence[int]) -> None:
+        """Compute a gradient of some items and forget it."""
+        drawn = [Drawn(self._objective.items[index], 0) for index in items]
+        try:
+            with torch.random.fork_rng():
+                self._objective.loss(drawn).total.backward()  # type: ignore[no-untyped-call]
+        finally:
+            self._forget_gradients()
+
+    def _forget_gradients(self) -> None:
+        self._weights.begin()
+        self._lm.model.zero_grad(set_to_none=True)  # of weights whose gradient the error kept from the masters
 
     def _report(self, rate: float | None) -> None:
         done, resumed = self._position.step, self._resumed
         self._emit(Progress(done=done, total=self._total, unit="steps", tokens_per_second=rate, resumed=resumed))
 
-    def _batch(self) -> list[Drawn[Any]]:
-        size, items = self._settings["batch_size"], self._objective.items
+    def _batch(self) -> list[Place]:
+        size = self._settings["batch_size"]
         start = self._position.step * size
-        stop = min(start + size, num_items(len(items), self._settings))
-        batch = [Drawn(items[index], epoch) for index, epoch in self._order.span(start, stop)]
-        length = self._objective.length
-        return batch if length is None else sorted(batch, key=lambda drawn: length(drawn.item))
+        stop = min(start + size, num_items(len(self._objective.items), self._settings))
+        return self._order.span(start, stop)
 
     def _step(self) -> None:
-        batch = self._batch()
-        self._weights.begin()
-        values, tokens = self._accumulate(batch)
+        values, tokens = self._gradient(self._batch())
         gradients = self._weights.gradients()
         norm = torch.nn.utils.get_total_norm(gradients)
         values["gradient_norm"] = float(norm)
@@ -186,13 +205,28 @@ class _Loop:
         self._position.advance(values, tokens)
         self._plot(values)
 
-    def _accumulate(self, batch: Sequence[Drawn[Any]]) -> tuple[dict[str, float], int]:
+    def _gradient(self, batch: Sequence[Place]) -> tuple[dict[str, float], int]:
+        """Leave the gradient of the batch in the masters, in smaller pieces each time that memory runs out."""
+        random = _random_state()
+        while True:
+            self._forget_gradients()
+            try:
+                return self._accumulate(batch)
+            except (RuntimeError, MemoryError, OSError) as error:
+                if not memory.is_out_of_memory(error):
+                    raise
+                self._memory.shrink(self._position.step, error)
+            memory.release(self._lm.device)
+            _set_random_state(random)
+
+    def _accumulate(self, batch: Sequence[Place]) -> tuple[dict[str, float], int]:
         """Leave the gradient of the batch in the masters; return what to report and the number of tokens."""
-        weight = sum(self._objective.weight(drawn.item) for drawn in batch)
+        drawn = {place: Drawn(self._objective.items[place[0]], place[1]) for place in batch}
+        weight = sum(self._objective.weight(one.item) for one in drawn.values())
         sums: dict[str, float] = {}
-        loss, tokens, size = 0.0, 0, self._settings["micro_batch_size"]
-        for start in range(0, len(batch), size):
-            part = self._objective.loss(batch[start : start + size])
+        loss, tokens = 0.0, 0
+        for places in self._memory.cut(batch, self._position.step):
+            part = self._objective.loss([drawn[place] for place in places])
             share = part.total / weight
             loss += float(share.detach())
             self._refuse_non_finite({"loss": loss})
@@ -222,8 +256,7 @@ class _Loop:
         return {
             "weights": {name: master.detach() for name, master in self._weights.masters.items()},
             "optimizer": self._optimizer.inner.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "random": _random_state(),
             "position": vars(self._position),
         }
 
@@ -233,8 +266,17 @@ class _Loop:
             return
         self._weights.restore(state["weights"])
         self._optimizer.inner.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"]:
-            torch.cuda.set_rng_state_all(state["random_cuda"])
+        _set_random_state(state["random"])
         self._position = _Position(**state["position"])
         self._emit(Log(message=f"resumed after step {self._position.step} of {self._total}"))
+
+
+def _random_state() -> list[torch.Tensor]:
+    """Return the state of every generator of torch: the CPU's, then those of the GPUs."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+
+
+def _set_random_state(state: Sequence[torch.Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    if len(state) > 1:
+        torch.cuda.set_rng_state_all(state[1:])

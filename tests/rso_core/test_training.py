@@ -1,4 +1,5 @@
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,11 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from rso_core import batch_memory
 from rso_core.checkpoints import load_checkpoint, save_checkpoint
 from rso_core.config import TrainingConfig
-from rso_core.errors import UserError
+from rso_core.errors import OutOfMemoryError, UserError
+from rso_core.micro_batches import Sizes
 from rso_core.models import LanguageModel, add_lora, load, set_threads_and_seed
 from rso_core.protocol import Event, Log, Metrics, Progress
+from rso_core.runner import failure_of
 from rso_core.sft import sft_loss
 from rso_core.training import BatchLoss, Drawn, Objective, train
 from rso_core.vocabulary import Family
@@ -47,6 +51,7 @@ def differing(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
 def objective(lm: LanguageModel, **changes: Any) -> Objective[Any]:
     parts: dict[str, Any] = {
         "section": "sft", "items": EXAMPLES, "loss": lambda batch: sft_loss(lm, batch), "weight": lambda e: len(e[1]),
+        "sizes": Sizes([len(prompt) + len(target) for prompt, target in EXAMPLES]),
     }  # fmt: skip
     return Objective(**(parts | changes))
 
@@ -113,17 +118,92 @@ def test_a_finished_training_does_nothing_more_and_says_the_same(tmp_path: Path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_gradient_is_that_of_the_batch_whatever_the_micro_batches(tmp_path: Path, family: Family) -> None:
+def test_the_gradient_is_that_of_the_batch_whatever_the_micro_batches(
+    tmp_path: Path, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = toy_model(tmp_path / "toy", family)
     trained = []
-    for size in (1, 2, 3, 4):
+    cuts: list[dict[str, Any]] = [{"micro_batch_size": size} for size in (4, 3, 2, 1)]
+    cuts += [{"micro_batch_size": 0}, {"micro_batch_size": 0, "gradient_checkpointing": "on"}]
+    monkeypatch.setitem(batch_memory.MOST_TOKENS, "cpu", 12)
+    for number, cut in enumerate(cuts):
         lm = load(folder)
-        run(lm, tmp_path / f"run-{size}", micro_batch_size=size, max_steps=2, optimizer="adamw", learning_rate=1e-4)
+        run(lm, tmp_path / f"run-{number}", **cut, max_steps=2, optimizer="adamw", learning_rate=1e-4)
         trained.append(weights(lm))
 
     for other in trained[1:]:
         for name, value in trained[0].items():
             torch.testing.assert_close(value, other[name], rtol=0, atol=2e-6, msg=name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpointed_gradients_are_those_without(tmp_path: Path, family: Family) -> None:
+    """Each layer is computed twice, and dropout draws the same noise both times."""
+    folder = toy_model(tmp_path / "toy", family)
+    states = []
+    for wanted in ("off", "on"):
+        lm = load(folder, dropout=0.2)
+        run(lm, tmp_path / wanted, gradient_checkpointing=wanted, max_steps=1, dropout=0.2, micro_batch_size=4)
+        assert not lm.plain.is_activation_checkpointing
+        states.append(weights(lm))
+
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=0, atol=1e-6, msg=name)
+
+
+def scarce(lm: LanguageModel, items: int) -> Callable[[Any], BatchLoss]:
+    """Return a loss that runs out of memory with more items than that, after it has drawn random numbers."""
+
+    def loss(batch: Any) -> BatchLoss:
+        torch.rand(3)
+        if len(batch) > items:
+            raise MemoryError
+        return sft_loss(lm, batch)
+
+    return loss
+
+
+def test_a_step_that_ran_out_of_memory_is_done_again_in_smaller_pieces(tmp_path: Path) -> None:
+    folder = toy_model(tmp_path / "toy", "causal")
+    whole, halved, killed = (load(folder, dropout=0.1) for _ in range(3))
+    options: dict[str, Any] = {"dropout": 0.1}
+    expected = run(whole, tmp_path / "whole", loss=scarce(whole, 2), micro_batch_size=2, **options)
+    found = run(halved, tmp_path / "halved", loss=scarce(halved, 2), micro_batch_size=4, **options)
+
+    assert found == expected
+    assert differing(weights(whole), weights(halved)) == []
+
+    def die(step: int) -> None:
+        if step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(killed, tmp_path / "killed", loss=scarce(killed, 2), micro_batch_size=4, after_step=die, **options)
+    resumed = load(folder, dropout=0.1)  # on a machine with more memory
+    assert run(resumed, tmp_path / "killed", loss=scarce(resumed, 4), micro_batch_size=4, **options) == expected
+    assert differing(weights(whole), weights(resumed)) == []
+
+
+def test_one_item_that_does_not_fit_is_out_of_memory_with_advice(tmp_path: Path) -> None:
+    lm = load(toy_model(tmp_path / "toy", "causal"))
+    before = weights(lm)
+
+    with pytest.raises(OutOfMemoryError, match="memory ran out with one item") as caught:
+        run(lm, tmp_path / "run", loss=scarce(lm, 0), micro_batch_size=4)
+    assert failure_of(caught.value, tmp_path).reason == "out_of_memory"
+    assert differing(before, weights(lm)) == []
+
+
+def test_trying_the_longest_first_changes_nothing_of_the_training(tmp_path: Path) -> None:
+    folder = toy_model(tmp_path / "toy", "causal")
+    tried, known = load(folder, dropout=0.1), load(folder, dropout=0.1)
+    options: dict[str, Any] = {"micro_batch_size": 0, "dropout": 0.1}
+    expected = run(tried, tmp_path / "tried", **options)
+    (tmp_path / "known").mkdir()
+    shutil.copy(tmp_path / "tried" / "micro_batches.json", tmp_path / "known")
+
+    assert run(known, tmp_path / "known", **options) == expected
+    assert differing(weights(tried), weights(known)) == []
 
 
 def test_adafactor_scales_its_steps_with_the_parameters(tmp_path: Path) -> None:
