@@ -1,10 +1,12 @@
 """Measure how time and peak memory grow with prompts (the data path and 200 fitting steps) and with candidates.
 
-    python -m benchmarks.cost_growth [--prompts 1000 10000 100000] [--candidates 16 64 256] [--rounds 3]
+    python -m benchmarks.cost_growth [--prompts 1000 10000 100000] [--candidates 16 64 256] [--rounds 3] [--keep FOLDER]
 
 The texts of the built-in task with a model of one narrow layer, so that what grows with the data is not hidden behind it. Each size is a
-process of its own; a figure is the best of the rounds. Linear means: what one more item costs between the two largest
-sizes is at most 1.1 times what it cost between the two smallest; the 200 steps must cost the same at every size.
+process of its own; a figure is the best of the rounds. --keep holds what was measured, so that a benchmark that was
+ended goes on where it was. Linear means: what one more item costs between the two largest
+sizes is at most 1.1 times what it cost between the two smallest; the 200 steps must cost the same at every size. Of the
+fitting stage the steps (from the first report to the last) and the rest, which reads all pairs, are told apart.
 """
 
 import argparse
@@ -25,7 +27,7 @@ STEPS = 200
 _DATA_PATH = ("length_profile", "sft", "pairs", "reference_log_probs", "policy_fitting")
 _POOL = ("sft", "reward_training", "sampling", "scoring", "rejection_sampling", "pairs")
 _GROWS_WITH = {
-    "prompts": ("import_dataset", "length_profile", "pairs", "reference_log_probs"),
+    "prompts": ("import_dataset", "length_profile", "pairs", "reference_log_probs", "reading_for_fitting"),
     "candidates": ("sampling", "scoring", "rejection_sampling"),
 }
 
@@ -37,6 +39,7 @@ def main() -> None:
     made.add_argument("--prompts", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     made.add_argument("--candidates", type=int, nargs="+", default=[16, 64, 256])
     made.add_argument("--steps", type=int, default=STEPS, help="fitting steps at each number of prompts")
+    made.add_argument("--keep", type=Path, help="folder of the rounds that are done (default: none is kept)")
     made.add_argument("--child", nargs=2, metavar=("WHAT", "SIZE"), help=argparse.SUPPRESS)
     options = made.parse_args()
     if options.child:
@@ -53,7 +56,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     raw = {what: {str(size): _rounds(what, size, options) for size in of} for what, of in sizes.items()}
     best = {what: {size: best_of(rounds) for size, rounds in of.items()} for what, of in raw.items()}
     growth = {what: growth_of(best[what], _GROWS_WITH[what]) for what in sizes}
-    fitting = [figures["policy_fitting"]["seconds"] for figures in best["prompts"].values()]
+    fitting = [figures["fitting_steps"]["seconds"] for figures in best["prompts"].values()]
     steps = max(fitting) / min(fitting)
     worst = max(value for stages in growth.values() for figures in stages.values() for value in figures.values())
     return {
@@ -108,6 +111,10 @@ def slope_ratio(points: Sequence[tuple[float, float]]) -> float:
 def _rounds(what: str, size: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     found = []
     for number in range(options.rounds):
+        kept = options.keep and options.keep / f"{what}-{size}-{options.steps}-{number}.json"
+        if kept and kept.exists():
+            found.append(json.loads(kept.read_text(encoding="utf-8")))
+            continue
         command = [
             sys.executable,
             "-m",
@@ -122,6 +129,9 @@ def _rounds(what: str, size: int, options: argparse.Namespace) -> list[dict[str,
             command, cwd=ROOT, env=environment(options), stdout=subprocess.PIPE, text=True, check=True
         )
         found.append(json.loads(done.stdout.splitlines()[-1]))
+        if kept:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(found[-1]), encoding="utf-8")
         print(f"{size} {what}, round {number + 1}: {found[-1]}", file=sys.stderr)
     return found
 
@@ -130,17 +140,32 @@ def stages_of(what: str, size: int, steps: int) -> dict[str, Any]:
     """Execute the stages that grow, and return seconds and peak memory of each."""
     from rso_core.artifacts import ArtifactStore
     from rso_core.local_run import LocalRun
+    from rso_core.protocol import Event, Progress
+    from rso_core.terminal import Line
+
+    reports: list[float] = []
+
+    class Timed(Line):
+        def show(self, event: Event) -> None:
+            if isinstance(event, Progress) and event.unit == "steps":
+                reports.append(time.perf_counter())
+            super().show(event)
 
     recipe, keys = (_data_path(size, steps), _DATA_PATH) if what == "prompts" else (_pool(size), _POOL)
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         config = _config(recipe | {"model.base": str(narrow_model(Path(folder) / "narrow"))})
-        run = LocalRun(ArtifactStore(f"{folder}/store"))
+        run = LocalRun(ArtifactStore(f"{folder}/store"), make_line=Timed)
         plan = _measured(figures, "import_dataset", lambda: run.plan(config))
         done: dict[str, Any] = {}
         for stage in (stage for stage in plan.stages if stage.key in keys):
             inputs = stage.digests | {name: done[key].digest for name, key in stage.needs.items()}
+            reports.clear()
             done[stage.key] = _measured(figures, stage.key, lambda: run.do(stage, inputs, stage.title))  # noqa: B023 - called at once
+    if what == "prompts":
+        whole = figures["policy_fitting"]
+        figures["fitting_steps"] = whole | {"seconds": reports[-1] - reports[0]}
+        figures["reading_for_fitting"] = whole | {"seconds": whole["seconds"] - (reports[-1] - reports[0])}
     return figures
 
 
