@@ -261,8 +261,12 @@ class EvaluationConfig(Settings):
 class JudgeConfig(Settings):
     """AutoSxS: a few-shot language model judges responses in both orders, several times each."""
 
-    backend: Literal["none", "model"] = Field("none", description="none: no AutoSxS. model: a registered model judges.")
+    backend: Literal["none", "model", "endpoint"] = Field(
+        "none",
+        description="none: no AutoSxS. model: a registered model judges. endpoint: an OpenAI-compatible endpoint that an admin has allowed.",
+    )
     model: str = Field("", description="Registered model that judges (backend = model).")
+    endpoint: str = Field("", description="Name of the endpoint that judges (backend = endpoint).")
     few_shot: str = Field(
         "",
         max_length=50_000,
@@ -286,9 +290,11 @@ class JudgeConfig(Settings):
 
     @model_validator(mode="after")
     def _judge_named(self) -> Self:
-        if (self.backend == "model") != bool(self.model):
-            message = f"`model` must be named exactly when `backend` is model, got backend={self.backend}, model={self.model!r}"
-            raise ValueError(message)
+        for kind in ("model", "endpoint"):
+            name = getattr(self, kind)
+            if (self.backend == kind) != bool(name):
+                message = f"`{kind}` must be named exactly when `backend` is {kind}, got backend={self.backend}, {kind}={name!r}"
+                raise ValueError(message)
         return self
 
 

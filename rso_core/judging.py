@@ -1,11 +1,12 @@
 """Put comparisons to a judge: in both orders, several samples each, each question paid for once.
 
-A judge is anything that answers text with text: a local model here, an OpenAI-compatible endpoint in `endpoint`.
+A judge is anything that answers text with text: a model in this process, or an OpenAI-compatible endpoint.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rso_core.answer_cache import Answer, AnswerCache
@@ -14,6 +15,7 @@ from rso_core.errors import UserError
 from rso_core.vocabulary import canonical_json
 
 if TYPE_CHECKING:
+    from rso_core.endpoint import Endpoint
     from rso_core.models import LanguageModel
 
 TOGETHER = 16  # prompts of a local judge that are read in one call
@@ -44,6 +46,9 @@ class Judge(Protocol):
     def answer(self, questions: Sequence[Question], sampling: Sampling) -> Iterator[list[Answer]]:
         """Yield the answers to each question."""
 
+    def spent(self, prompt_tokens: int, completion_tokens: int) -> dict[str, float]:
+        """Return what tokens cost and what trouble there was, for a summary."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -67,11 +72,17 @@ class Judged:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cut_off: int = 0  # answers that hit the limit of tokens
+    spent: dict[str, float] = field(default_factory=dict)
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, float]:
         """Return what was counted, for a summary."""
-        names = ("cached", "prompt_tokens", "completion_tokens", "cut_off")
-        return {f"{'answers_' if name in {'cached', 'cut_off'} else ''}{name}": getattr(self, name) for name in names}
+        return {
+            "answers_cached": self.cached,
+            "answers_cut_off": self.cut_off,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            **self.spent,
+        }
 
 
 def judge_comparisons(
@@ -96,6 +107,7 @@ def judge_comparisons(
         else:
             _decide(judged, [next(answers), next(answers)])
         on_progress(1)
+    judged.spent = judge.spent(judged.prompt_tokens, judged.completion_tokens)
     return judged
 
 
@@ -181,6 +193,10 @@ class ModelJudge:
             for ids, sampled in zip(prompts, found, strict=True):
                 yield [self._answer(len(ids), response) for response in sampled]
 
+    def spent(self, prompt_tokens: int, completion_tokens: int) -> dict[str, float]:  # noqa: ARG002 - it costs nothing
+        """Return nothing: tokens are counted already."""
+        return {}
+
     def _ids(self, prompt: str, max_tokens: int) -> list[int]:
         from rso_core.templates import free_prompt_ids
 
@@ -199,3 +215,36 @@ class ModelJudge:
             list(response.token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return Answer(text, response.truncated, prompt_tokens, len(response.token_ids))
+
+
+class EndpointJudge:
+    """A model behind an OpenAI-compatible endpoint; each question is a user's message, each sample a request."""
+
+    def __init__(self, endpoint: "Endpoint") -> None:
+        self._endpoint = endpoint
+
+    def answer(self, questions: Sequence[Question], sampling: Sampling) -> Iterator[list[Answer]]:
+        """Yield the answers to each question. Raises UserError and TransientError as `Endpoint.ask` does."""
+        from rso_core.endpoint import Request
+
+        requests = [
+            Request(
+                ({"role": "user", "content": question.prompt},),
+                temperature=sampling.temperature,
+                max_tokens=sampling.max_tokens,
+                seed=question.seed + number,
+                top_k=sampling.top_k,
+            )
+            for question in questions
+            for number in range(question.samples)
+        ]
+        answers = chain.from_iterable(self._endpoint.ask(requests))
+        for question in questions:
+            yield list(islice(answers, question.samples))
+
+    def spent(self, prompt_tokens: int, completion_tokens: int) -> dict[str, float]:
+        """Return the cost by the endpoint's prices, and how many requests were tried again."""
+        return {
+            "cost": self._endpoint.settings.cost(prompt_tokens, completion_tokens),
+            "retries": self._endpoint.retries,
+        }

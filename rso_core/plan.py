@@ -91,7 +91,8 @@ class PlannedStage:
     @property
     def queue(self) -> Queue:
         """Return the Celery queue the stage belongs on."""
-        return "cpu" if self.kind in CPU_KINDS else "gpu"
+        asks_others = "endpoint" in self.config.get("judge", {})  # such work waits more than it computes
+        return "cpu" if self.kind in CPU_KINDS or asks_others else "gpu"
 
     @property
     def title(self) -> str:
@@ -447,11 +448,16 @@ class _Planner:
         return {
             **judge.model_dump(mode="json", include={"samples", "temperature", "top_k", "max_tokens"}),
             "few_shot": parse_few_shot(judge.few_shot, self.config.task).model_dump(mode="json"),
-            "dtype": self.config.model.dtype,
-            "batch_size": self.config.sampling.batch_size,
+            **(
+                {"endpoint": self.data.endpoint(judge.endpoint)}
+                if judge.backend == "endpoint"
+                else {"dtype": self.config.model.dtype, "batch_size": self.config.sampling.batch_size}
+            ),
         }
 
     def _judge_digests(self) -> dict[str, str]:
+        if self.config.judge.backend == "endpoint":
+            return {}
         return {"judge": self.data.model(self.config.judge.model)}
 
 

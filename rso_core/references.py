@@ -15,6 +15,7 @@ from typing import Any
 
 from rso_core.artifacts import ArtifactStore
 from rso_core.config import RunConfig
+from rso_core.endpoint_settings import allowed_models
 from rso_core.errors import UserError
 from rso_core.mini_tldr import DEMO_SIZES
 from rso_core.run_data import RunData, models_of, preferences_of
@@ -107,7 +108,7 @@ class References:
             digests["gold_preferences"] = self.dataset(reference, "preference")
             parts["gold_reward"] = config.gold_reward.model_copy(update={"preferences": "gold_preferences"})
         models = {reference: self.model(reference) for reference in models_of(config)}
-        return config.model_copy(update=parts), RunData(self._store, digests, models)
+        return config.model_copy(update=parts), RunData(self._store, digests, models, allowed_models())
 
     def _sft(self, config: RunConfig, preferences: str) -> str:
         same = config.data.sft == config.data.preferences

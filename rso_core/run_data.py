@@ -16,13 +16,21 @@ from rso_core.vocabulary import SPLITS, Split, split_of
 class RunData:
     """The imported datasets and models of a run: digests, and how many prompts each split holds.
 
-    `datasets` and `models` map the references written in the configuration to artifact digests.
+    `datasets` and `models` map the references written in the configuration to artifact digests, `endpoints` those of
+    allowed endpoints to the models behind them.
     """
 
-    def __init__(self, store: ArtifactStore, datasets: Mapping[str, str], models: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        store: ArtifactStore,
+        datasets: Mapping[str, str],
+        models: Mapping[str, str],
+        endpoints: Mapping[str, str] | None = None,
+    ) -> None:
         self._store = store
         self._datasets = datasets
         self._models = models
+        self._endpoints = endpoints or {}
 
     def dataset(self, reference: str) -> str:
         """Return the digest of a dataset. Raises UserError when no dataset has that name."""
@@ -31,6 +39,14 @@ class RunData:
     def model(self, reference: str) -> str:
         """Return the digest of a model. Raises UserError when no model has that name."""
         return _look_up(self._models, reference, "model")
+
+    def endpoint(self, reference: str) -> dict[str, str]:
+        """Return an endpoint's name and model: what a stage knows of it. Raises UserError when none has that name."""
+        if reference not in self._endpoints:
+            known = ", ".join(sorted(self._endpoints)) or "none yet"
+            message = f"no endpoint is called {reference!r}; known: {known}. An admin adds it to the file that RSO_ENDPOINTS names"
+            raise UserError(message)
+        return {"name": reference, "model": self._endpoints[reference]}
 
     def prompts_by_split(self, reference: str, split_config: Mapping[str, Any]) -> dict[Split, set[str]]:
         """Return the prompt ids of a dataset in each split."""

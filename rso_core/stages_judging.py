@@ -9,7 +9,8 @@ import pyarrow as pa
 from rso_core.answer_cache import AnswerCache
 from rso_core.artifacts import Row, iterate_rows
 from rso_core.auto_sxs import FewShot, is_better_than_chance, summarize
-from rso_core.judging import Comparison, Judge, Judged, ModelJudge, Sampling, judge_comparisons
+from rso_core.endpoint_settings import find_endpoint
+from rso_core.judging import Comparison, EndpointJudge, Judge, Judged, ModelJudge, Sampling, judge_comparisons
 from rso_core.run_data import choose_prompts
 from rso_core.stages import Counter, Job, rows_of_split
 from rso_core.vocabulary import canonical_json
@@ -75,12 +76,17 @@ def ask_judge(job: Job, comparisons: Sequence[Comparison]) -> Judged:
 
 def _judge(job: Job) -> Judge:
     settings = job.config["judge"]
+    if "endpoint" in settings:
+        from rso_core.endpoint import Endpoint
+
+        return EndpointJudge(Endpoint(find_endpoint(settings["endpoint"]["name"], settings["endpoint"]["model"])))
     return ModelJudge(job.model("judge", dtype=settings["dtype"]), batch_size=settings["batch_size"])
 
 
 def _identity(job: Job) -> str:
     """Return the name of the judge's folder of answers: another model or precision is another judge."""
-    who = [job.spec.inputs["judge"], job.config["judge"]["dtype"]]
+    settings = job.config["judge"]
+    who = settings.get("endpoint") or [job.spec.inputs["judge"], settings["dtype"]]
     return hashlib.sha256(canonical_json(who).encode()).hexdigest()[:32]
 
 

@@ -47,7 +47,8 @@ def test_the_image_serves_pages_unless_told_otherwise() -> None:
 
 
 def test_the_example_names_every_variable_that_is_read_and_no_other() -> None:
-    code = "".join((ROOT / name).read_text() for name in ("webapp/settings.py", "workers/postgres_binaries.py"))
+    readers = ("webapp/settings.py", "workers/postgres_binaries.py", "rso_core/endpoint_settings.py")
+    code = "".join((ROOT / name).read_text() for name in readers)
     read = set(re.findall(r'(?:env\w+|database|environ\.get)\(\s*"([A-Z_]+)"', code)) | {
         "SECRET_KEY_FILE",
         "HF_HUB_OFFLINE",

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from rso_core.artifacts import ROWS, ArtifactStore, Row, iterate_rows, write_rows
 from rso_core.config import RunConfig
+from rso_core.endpoint_settings import allowed_models
 from rso_core.plan import Plan, PlannedStage, build_plan
 from rso_core.protocol import Event, Result, StageSpec
 from rso_core.run_data import RunData
@@ -108,7 +109,7 @@ class Chain:
         self.cache = ModelCache()
 
     def plan(self, config: RunConfig) -> Plan:
-        return build_plan(config, RunData(self.store, self.datasets, self.models))
+        return build_plan(config, RunData(self.store, self.datasets, self.models, allowed_models()))
 
     def spec(self, plan: Plan, stage: PlannedStage, shard: int = 0) -> StageSpec:
         inputs = {name: self.digests[plan.stage(key).fingerprint] for name, key in stage.needs.items()} | stage.digests

@@ -1,20 +1,24 @@
 """Comparisons put to a judge: both orders, eight samples, each question asked once in the life of a store."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from rso_core import stages_judging
+from rso_core import endpoint, stages_judging
 from rso_core.answer_cache import Answer, AnswerCache
 from rso_core.auto_sxs import FewShot
 from rso_core.config import JudgeConfig
-from rso_core.errors import UserError
+from rso_core.errors import TransientError, UserError
 from rso_core.judge_prompts import few_shot_text, parse_few_shot
 from rso_core.judging import Comparison, Judged, ModelJudge, Question, Sampling, judge_comparisons
 from rso_core.models import LanguageModel, load
+from rso_core.plan import Plan
 from rso_core.protocol import Log
 from rso_core.win_rate import win_rate
+from tests.rso_core.bad_server import fails, says, serving
 from tests.rso_core.chain import Chain, toy_config
 from tests.rso_core.toys import toy_model
 
@@ -41,6 +45,9 @@ class Longer:
             texts = ["hm"] * self.slips + [f"well. choice: ({choice})"] * (question.samples - self.slips)
             yield [Answer(text, truncated=text == "hm", prompt_tokens=10, completion_tokens=3) for text in texts]
 
+    def spent(self, prompt_tokens: int, completion_tokens: int) -> dict[str, float]:
+        return {"cost": (prompt_tokens + completion_tokens) / 1000}
+
 
 def ask(folder: Path, judge: Longer, *comparisons: Comparison, seed: int = 0) -> Judged:
     with AnswerCache(folder) as cache:
@@ -66,7 +73,7 @@ def test_tokens_and_answers_cut_off_are_counted_and_half_readable_orders_are_unj
     assert found.verdicts[0].outcome == "unjudged"
     assert found.verdicts[0].unparseable == 6
     assert found.counts() == {
-        "answers_cached": 0, "prompt_tokens": 80, "completion_tokens": 24, "answers_cut_off": 6,
+        "answers_cached": 0, "prompt_tokens": 80, "completion_tokens": 24, "answers_cut_off": 6, "cost": 0.104,
     }  # fmt: skip
 
 
@@ -98,6 +105,73 @@ def test_what_was_answered_before_a_failure_is_not_asked_again(tmp_path: Path) -
     again = Longer()
     assert [v.outcome for v in ask(tmp_path / "cache", again, *pairs).verdicts] == ["win"] * 5
     assert again.asked == 3
+
+
+# An endpoint as judge
+
+
+ENDPOINT_JUDGE = {"backend": "endpoint", "endpoint": "far", "max_tokens": 6}
+KEY = "RSO_ENDPOINT_KEY_TEST"
+
+
+@pytest.fixture
+def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Allows the endpoint "far" at an address."""
+
+    def allow(address: str, model: str = "tiny") -> None:
+        settings = {"address": address, "model": model, "private_allowed": True, "key_variable": KEY, "max_retries": 2,
+                    "timeout_seconds": 5, "prompt_price": 1e6, "concurrency": 2}  # fmt: skip
+        (tmp_path / "endpoints.yaml").write_text(yaml.safe_dump({"far": settings}))
+
+    monkeypatch.setenv("RSO_ENDPOINTS", str(tmp_path / "endpoints.yaml"))
+    monkeypatch.setenv(KEY, "sk-very-secret")
+    monkeypatch.setattr(endpoint, "FIRST_DELAY", 0.001)
+    return allow
+
+
+def plan_with_endpoint(chain: Chain, until: str) -> Plan:
+    return chain.run(toy_config(judge=ENDPOINT_JUDGE), until=until)
+
+
+def test_a_stage_knows_an_endpoint_by_name_and_model_and_waits_on_the_cpu_queue(chain: Chain, far: Any) -> None:
+    far("https://secret-host.example/v1")
+    stage = chain.plan(toy_config(judge=ENDPOINT_JUDGE)).stage("auto_sxs_policy")
+    assert stage.config["judge"]["endpoint"] == {"name": "far", "model": "tiny"}
+    assert "secret-host" not in str(stage)
+    assert (stage.queue, set(stage.digests)) == ("cpu", set())
+    with pytest.raises(UserError, match=r"no endpoint is called 'near'; known: far\. An admin adds it"):
+        chain.plan(toy_config(judge={**ENDPOINT_JUDGE, "endpoint": "near"}))
+
+
+def test_troubles_of_an_endpoint_are_counted_and_its_key_is_in_no_file(chain: Chain, far: Any) -> None:
+    # A server that always prefers what it is shown first: as bad as a judge can be.
+    with serving(fails(503), says("explanation: first. choice: (A)")) as server:
+        far(server.address)
+        plan = plan_with_endpoint(chain, "auto_sxs_policy")
+        assert server.asked[0][1]["Authorization"] == "Bearer sk-very-secret"
+    counted = chain.summary(plan, "auto_sxs_policy")
+    different = counted["samples"] // 8
+    assert counted["retries"] >= 0
+    assert counted["cost"] == counted["prompt_tokens"] == 7 * counted["samples"]
+    assert counted["order_flips"] == different > 0
+    assert counted["outcomes"]["tie"] == counted["prompts"]
+    assert chain.summary(plan, "auto_sxs_sft")["retries"] == 1
+    written = b"".join(path.read_bytes() for path in chain.store.root.rglob("*") if path.is_file())
+    assert b"sk-very-secret" not in written
+    assert server.address.encode() not in written
+
+
+def test_an_endpoint_that_fails_for_good_is_a_passing_trouble_and_one_that_moved_a_users(
+    chain: Chain, far: Any
+) -> None:
+    with serving(fails(503, b"overloaded")) as server:
+        far(server.address)
+        plan = chain.run(toy_config(judge={**ENDPOINT_JUDGE, "temperature": 0.5}), until="win_rate_policy")
+        with pytest.raises(TransientError, match="in 3 tries; at last: status 503: overloaded"):
+            chain.run_stage(plan, "auto_sxs_policy")
+    far(server.address, model="another")
+    with pytest.raises(UserError, match="has the model 'another' now"):
+        chain.run_stage(plan, "auto_sxs_policy")
 
 
 # A model as judge
@@ -148,7 +222,7 @@ def test_a_wrong_few_shot_prompt_says_why(text: str, message: str) -> None:
 
 
 def test_a_judge_is_named_exactly_when_it_is_wanted() -> None:
-    for wrong in ({"backend": "model"}, {"model": "toy"}):
+    for wrong in ({"backend": "model"}, {"model": "toy"}, {"backend": "endpoint", "model": "toy"}, {"endpoint": "far"}):
         with pytest.raises(ValueError, match="must be named exactly when"):
             JudgeConfig.model_validate(wrong)
 

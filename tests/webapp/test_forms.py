@@ -37,7 +37,9 @@ from webapp.runs.forms import (
     schema_fields,
 )
 
-REFERENCES = References(preferences=[("d", "d")], sft=[("s", "s")], models=[("m", "m"), ("n", "n")])
+REFERENCES = References(
+    preferences=[("d", "d")], sft=[("s", "s")], models=[("m", "m"), ("n", "n")], endpoints=[("e", "e")]
+)
 LEAST = {"name": "run", "task": "dialogue", "data.preferences": "d", "data.sft": "s", "model.base": "m"}
 
 # What a person can type and a browser sends as it is: no control characters, no lone surrogates.
@@ -94,6 +96,7 @@ CONFIGS = st.builds(
     evaluation=st.builds(EvaluationConfig, gold=st.sampled_from(["none", "mini_tldr", "reward_model"]), bootstrap_draws=st.integers(200, 100_000)),
     judge=st.one_of(
         st.builds(JudgeConfig, samples=st.integers(2, 32).map(lambda half: 2 * half), accuracy_pairs=st.integers(0, 1000)),
+        st.builds(JudgeConfig, backend=st.just("endpoint"), endpoint=st.just("e")),
         st.builds(JudgeConfig, backend=st.just("model"), model=st.just("n"), few_shot=st.sampled_from(["", "context: Post\nresponse: Reply"])),
     ),
 )  # fmt: skip
@@ -215,3 +218,10 @@ def test_a_recipe_is_read_right_or_wrong() -> None:
         read_recipe("a: [")
     with pytest.raises(UserError, match="received list"):
         read_recipe("- a")
+
+
+def test_an_endpoint_that_no_admin_has_allowed_is_refused() -> None:
+    found = errors(**{"judge.backend": "endpoint", "judge.endpoint": "other"})
+    assert found["judge.endpoint"] == [
+        "No endpoint that you can use here is called 'other'; known: e. An admin adds endpoints to the file that RSO_ENDPOINTS names."
+    ]

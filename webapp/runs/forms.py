@@ -56,6 +56,8 @@ LABELS = {
     "sft.enabled": "Train π_sft",
 }
 _OPTIONAL_MODELS = frozenset({"reward.model", "gold_reward.model", "judge.model"})
+_MODELS = _OPTIONAL_MODELS | {"model.base"}
+_ENDPOINTS = frozenset({"judge.endpoint"})
 _OPTIONAL_DATASETS = frozenset({"gold_reward.preferences"})
 _BOOLEANS = {"true": "on", "false": "off"}
 _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
@@ -84,12 +86,15 @@ class References:
     preferences: Choices = field(default_factory=list)
     sft: Choices = field(default_factory=list)
     models: Choices = field(default_factory=list)
+    endpoints: Choices = field(default_factory=list)
 
     def choices(self, path: str) -> Choices | None:
         """Return the choices of the field at `path`, or None when it names no dataset or model."""
         by_path = {"data.preferences": self.preferences, "data.sft": self.sft, "model.base": self.models}
         if path in _OPTIONAL_MODELS:
             return [("", "none"), *self.models]
+        if path in _ENDPOINTS:
+            return [("", "none"), *self.endpoints]
         if path in _OPTIONAL_DATASETS:
             return [("", "none"), *self.preferences]
         return by_path.get(path)
@@ -299,10 +304,13 @@ class RunForm(forms.Form):
             if known is None or not name or name in dict(known):
                 continue
             names = ", ".join(value for value, _ in known if value) or "none yet"
-            what = "model" if path in {"model.base", *_OPTIONAL_MODELS} else "dataset"
-            self.add_error(
-                path, f"No {what} that you can use here is called {name!r}; known: {names}. Import it first."
+            what = "endpoint" if path in _ENDPOINTS else "model" if path in _MODELS else "dataset"
+            advice = (
+                "An admin adds endpoints to the file that RSO_ENDPOINTS names."
+                if path in _ENDPOINTS
+                else "Import it first."
             )
+            self.add_error(path, f"No {what} that you can use here is called {name!r}; known: {names}. {advice}")
 
     def _item(self, path: str) -> Item:
         info, bound = self.schema[path], self[path]

@@ -9,6 +9,7 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from rso_core.config import SCHEMA_VERSION, RunConfig
+from rso_core.endpoint_settings import allowed_models
 from rso_core.errors import UserError
 from rso_core.plan import Plan, PlannedStage, build_plan, fingerprint_of
 from rso_core.run_data import RunData, models_of, preferences_of
@@ -58,7 +59,7 @@ def run_data(*, config: RunConfig, user: User) -> RunData:
     models = dict(RegisteredModel.objects.visible_to(user).values_list("name", "digest"))
     _refuse_unfinished("dataset", datasets, [*preferences_of(config), config.data.sft])
     _refuse_unfinished("model", models, models_of(config))
-    return RunData(store(), _finished(datasets), _finished(models))
+    return RunData(store(), _finished(datasets), _finished(models), allowed_models())
 
 
 def _finished(digests: Mapping[str, str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import conditional_page, require_http_methods, require_safe
 
 from rso_core.config import PRESETS, RunConfig, dump_run_config
+from rso_core.endpoint_settings import allowed_models
 from rso_core.errors import UserError
 from webapp.accounts.access import SignedInRequest, researcher_required
 from webapp.accounts.models import User
@@ -43,6 +44,7 @@ def references_of(user: User) -> References:
         preferences=datasets(Dataset.Kind.PREFERENCE, "pairs"),
         sft=datasets(Dataset.Kind.SFT, "targets"),
         models=[(name, f"{name} · {family}") for name, family in models.values_list("name", "family")],
+        endpoints=[(name, f"{name} · {model}") for name, model in sorted(allowed_models().items())],
     )
 
 
