@@ -43,8 +43,11 @@ class Bridge:
         body = await _body(receive, loop)
         if body is None:
             return
-        answer = _Answer(loop, send)
-        await loop.run_in_executor(self._pool, self._called, build_environ(scope, body), answer)
+        answer = _Answer(loop, send, receive if isinstance(body, io.BytesIO) else None)
+        try:
+            await loop.run_in_executor(self._pool, self._called, build_environ(scope, body), answer)
+        finally:
+            answer.end()
         for message in answer.waiting:
             await send(message)
 
@@ -54,6 +57,8 @@ class Bridge:
             if getattr(chunks, "streaming", False) and not answer.is_short:
                 for chunk in chunks:
                     answer.send_now(chunk)
+                    if answer.is_left:  # the rest of a long file would keep this thread for nobody
+                        return
                 answer.send_now(b"", more=False)
             else:
                 answer.keep(b"".join(chunks))
@@ -61,12 +66,18 @@ class Bridge:
 
 @dataclass
 class _Answer:
-    """The answer to one request, as its thread makes it. `waiting` is what the event loop sends when the thread is through."""
+    """The answer to one request, as its thread makes it. `waiting` is what the event loop sends when the thread is through.
+
+    `is_left`: the client of an answer that is sent piece by piece has gone.
+    """
 
     loop: asyncio.AbstractEventLoop
     send: Send
+    receive: Receive | None  # None while the thread reads the request's body from it
     waiting: list[Message] = field(default_factory=list)
     is_short: bool = False
+    is_left: bool = False
+    watch: "asyncio.Task[None] | None" = None
 
     def start(self, status: str, headers: Iterable[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], None]:
         """Take status and headers; what WSGI calls `start_response`. Raises what the app failed with."""
@@ -88,9 +99,21 @@ class _Answer:
         messages, self.waiting = self.waiting, []
         asyncio.run_coroutine_threadsafe(self._send_all(messages), self.loop).result()
 
+    def end(self) -> None:
+        """Stop looking whether the client is still there."""
+        if self.watch is not None:
+            self.watch.cancel()
+
     async def _send_all(self, messages: list[Message]) -> None:
+        if self.watch is None and self.receive is not None:
+            self.watch = asyncio.ensure_future(self._until_left(self.receive))
         for message in messages:
             await self.send(message)
+
+    async def _until_left(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.is_left = True
 
 
 async def _body(receive: Receive, loop: asyncio.AbstractEventLoop) -> Any:

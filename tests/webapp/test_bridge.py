@@ -27,17 +27,22 @@ class Pieces:
         Pieces.closed += 1
 
 
-def ask(app: Any, *bodies: bytes, kind: str = "http", last: Message | None = None) -> list[Message]:
-    """Return the messages that a bridge sends for a request whose body comes in these pieces."""
+def ask(
+    app: Any, *bodies: bytes, kind: str = "http", last: Message | None = None, leaves: bool = False
+) -> list[Message]:
+    """Return the messages that a bridge sends for a request whose body comes in these pieces, and whose client may leave."""
     sent: list[Message] = []
     coming: list[Message] = [{"type": "http.request", "body": body, "more_body": True} for body in bodies]
     coming.append(last or {"type": "http.request", "body": b"", "more_body": False})
+    coming += [{"type": "http.disconnect"}] if leaves else []
     scope = {
         "type": kind, "method": "POST", "path": "/somewhere/", "query_string": b"a=1", "http_version": "1.1",
         "headers": [(b"content-length", str(sum(map(len, bodies))).encode())],
     }  # fmt: skip
 
     async def receive() -> Message:
+        if not coming:  # as a server does whose client stays
+            await asyncio.Event().wait()
         return coming.pop(0)
 
     async def send(message: Message) -> None:
@@ -97,6 +102,22 @@ def test_what_the_app_fails_with_reaches_the_server_also_in_the_middle_of_a_stre
     for streaming in (False, True):
         with pytest.raises(ValueError, match="broken"):
             ask(answering(failing(), streaming=streaming))
+
+
+def test_a_file_that_nobody_waits_for_any_more_is_not_made_to_its_end() -> None:
+    made = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal made
+        while made < 100_000:
+            made += 1
+            yield b"line"
+
+    before = Pieces.closed
+    sent = ask(answering(endless(), streaming=True), leaves=True)
+    assert sent[0]["status"] == 200
+    assert made < 1000
+    assert Pieces.closed == before + 1
 
 
 def test_websockets_are_refused() -> None:
