@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from django import forms
 from django.db.models import QuerySet
@@ -37,6 +37,7 @@ class AuditFilter(forms.Form):
         super().__init__(data)
         for shown in self.fields.values():
             shown.conditional = True  # type: ignore[attr-defined]  # "optional" beside each would say nothing
+        name: Literal["action", "kind"]
         for name in ("action", "kind"):
             field = self.fields[name]
             if isinstance(field, forms.ChoiceField):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from django.db.models import Count, Exists, F, Max, Min, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
@@ -124,6 +125,17 @@ DOUBTS = {
 
 def doubts_of(campaign: Campaign) -> Doubts:
     """Return how many responses of counted items are in doubt, and why."""
+    if campaign.status == Campaign.Status.DRAFT:
+        return _counted_doubts(campaign)
+    return _remembered_doubts(campaign, _responses(campaign).count())
+
+
+@lru_cache(maxsize=64)  # responses of a campaign that was opened are never changed, and its page is polled
+def _remembered_doubts(campaign: Campaign, _responses: int) -> Doubts:
+    return _counted_doubts(campaign)
+
+
+def _counted_doubts(campaign: Campaign) -> Doubts:
     unnamed, silent = Q(named=""), Q(text="")
     found = _responses(campaign).aggregate(
         all=Count("pk"),

@@ -10,6 +10,7 @@ from webapp.human_eval.creation import SystemChoice
 from webapp.human_eval.forms_campaigns import CampaignForm, TextsForm
 from webapp.human_eval.models import Campaign, System
 from webapp.human_eval.prompt_sets import SPLITS
+from webapp.runs.long_select import LongSelect
 from webapp.runs.models import Dataset, Run, Status
 
 PLACES = (1, 2, 3)
@@ -50,11 +51,13 @@ class ContentsForm(TextsForm):
             field.queryset = Dataset.objects.visible_to(user).exclude(digest="").order_by("name")
         runs = Run.objects.visible_to(user).filter(status=Status.DONE).order_by("-created")[:_MOST_RUNS]
         self._runs = {str(run.pk): run for run in runs}
+        choices = self._choices()
         for place in PLACES:
             self.fields[f"system_{place}"] = forms.ChoiceField(
                 label=f"System {place}",
                 required=place < PLACES[-1],
-                choices=[("", "none: compare two" if place == PLACES[-1] else "choose a system …"), *self._choices()],
+                choices=[("", "none: compare two" if place == PLACES[-1] else "choose a system …"), *choices],
+                widget=LongSelect,
             )
             self.fields[f"label_{place}"] = forms.CharField(
                 label="Its name",

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from django.db import transaction
@@ -18,6 +19,7 @@ from rso_core.errors import UserError
 from webapp.accounts.audit import record
 from webapp.accounts.models import AuditEntry, User
 from webapp.human_eval.models import Answer, Campaign, Item
+from webapp.human_eval.results_data import state_of
 from webapp.runs.artifacts import store
 from webapp.runs.models import Dataset
 from webapp.runs.services import request_dataset_import
@@ -42,6 +44,32 @@ class PreferencePairs:
     def used(self) -> int:
         """Return how many prompts give a pair."""
         return len({row["meta"]["item"] for row in self.rows})
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a preference dataset of a campaign would hold, in numbers."""
+
+    pairs: int
+    used: int
+    items: int
+    same: int
+    no_majority: int
+    no_other_text: int
+    repeated: int
+
+
+@lru_cache(maxsize=64)
+def _preview(campaign: Campaign, by: By, _state: str) -> Preview:
+    found = preference_pairs(campaign, by=by)
+    return Preview(
+        len(found.rows), found.used, found.items, found.same, found.no_majority, found.no_other_text, found.repeated
+    )
+
+
+def preview(campaign: Campaign, *, by: By) -> Preview:
+    """Return what the pairs made `by` would be now. Counted once for every state of the answers."""
+    return _preview(campaign, by, state_of(campaign))
 
 
 def preference_pairs(campaign: Campaign, *, by: By) -> PreferencePairs:

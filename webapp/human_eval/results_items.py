@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from django.db.models import Count, Exists, OuterRef, Q
 from rso_core.human_eval import by_item
 from rso_core.ratings import SAME, Ratings
 from webapp.human_eval.models import Answer, Campaign, Flag, Item, Response
-from webapp.human_eval.results_data import read_ratings
+from webapp.human_eval.results_data import read_ratings, state_of
 from webapp.human_eval.results_systems import ShownSystem
 
 NO_MAJORITY, SAME_WORD, UNRATED = "no majority", "same", "unrated"  # outcomes besides the index of a system
@@ -49,8 +50,7 @@ class ItemRow:
 
 def item_rows(campaign: Campaign) -> list[ItemRow]:
     """Return every item of a campaign, without its texts, in the order of their index."""
-    ratings = read_ratings(campaign)
-    rated = _rated(ratings) if len(ratings) else {}
+    rated = _rated_items(campaign, state_of(campaign))
     known = _known(campaign)
     way = campaign.way
     nothing = {
@@ -71,6 +71,13 @@ def item_rows(campaign: Campaign) -> list[ItemRow]:
         )
         for pk, index, kind, flags, skips, is_named in columns
     ]  # fmt: skip
+
+
+@lru_cache(maxsize=16)  # the pages of one list are looked through one after the other
+def _rated_items(campaign: Campaign, _state: str) -> dict[int, dict[str, Any]]:
+    """Return what was said about every rated item, in the state of the campaign's answers that the digest names."""
+    ratings = read_ratings(campaign)
+    return _rated(ratings) if len(ratings) else {}
 
 
 def _rated(ratings: Ratings) -> dict[int, dict[str, Any]]:

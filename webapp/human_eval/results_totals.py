@@ -4,9 +4,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db.models import Count, Q
+from django.db.models import Count, Exists, OuterRef, Q
 
-from webapp.human_eval.models import Answer, Campaign, Exclusion, Flag, Item, Skip, Slot
+from webapp.human_eval.models import Answer, Campaign, Exclusion, Flag, Item, Response, Skip, Slot
 
 _COUNTED = Q(answers__standing=Answer.Standing.COUNTED)
 
@@ -55,6 +55,7 @@ def totals_of(campaign: Campaign) -> Totals:
     answers = Answer.objects.filter(campaign=campaign, item__kind=Item.Kind.MAIN)
     excluded = answers.filter(standing=Answer.Standing.EXCLUDED)
     flags = Flag.objects.filter(item__campaign=campaign)
+    naming = Response.objects.filter(item=OuterRef("pk")).exclude(named="")
     return Totals(
         wanted=sum(count for status, count in slots.items() if status != Slot.Status.VOID),
         counted=main.get(Answer.Standing.COUNTED, 0),
@@ -69,7 +70,7 @@ def totals_of(campaign: Campaign) -> Totals:
         flags=_by(flags, "reason", dict(Flag.Reason.choices)),
         open_flags=flags.filter(settled__isnull=True).count(),
         being_rated=slots.get(Slot.Status.LEASED, 0),
-        named=_main_items(campaign).filter(~Q(responses__named="")).distinct().count(),
+        named=_main_items(campaign).filter(Exists(naming)).count(),
         excluded_by_rater=dict(excluded.values_list("rater").annotate(n=Count("pk")).order_by()),
     )
 

@@ -14,7 +14,7 @@ from webapp.accounts.access import SignedInRequest, researcher_required
 from webapp.accounts.audit import record
 from webapp.human_eval.exports import COLUMNS, answer_rows, item_lines, json_lines
 from webapp.human_eval.models import Campaign
-from webapp.human_eval.preference_export import datasets_of, make_preference_dataset, preference_pairs
+from webapp.human_eval.preference_export import datasets_of, make_preference_dataset, preview
 from webapp.human_eval.results import campaign_figures
 from webapp.human_eval.results_page import Row, results_page
 from webapp.human_eval.results_systems import MEASURES, shown_systems
@@ -117,7 +117,7 @@ def preferences(request: SignedInRequest, pk: int) -> HttpResponse:
     context = {
         **frame(request, campaign, "results"), "form": form,
         "made": datasets_of(campaign, request.user),
-        "previews": [(words, preference_pairs(campaign, by=by)) for by, words in _ways()],
+        "previews": [(words, preview(campaign, by=by)) for by, words in _ways()],
     }  # fmt: skip
     return render(request, "human_eval/results_preferences.html", context)
 

@@ -43,18 +43,22 @@ class RowPage:
 def row_page(digest: str, kind: DatasetKind, *, words: str = "", number: int = 1) -> RowPage:
     """Return a page of the rows in whose texts `words` stands, whatever its case. A number too high means the last."""
     table = read_table(store().files(digest), COLUMNS[kind])
-    if words:
-        columns = ("prompt", *_RESPONSES[kind])
-        masks = [pc.match_substring(table[name], words, ignore_case=True) for name in columns]
-        indices = pc.indices_nonzero(reduce(pc.or_, masks))
-    else:
-        indices = None
+    indices = _matching(digest, kind, words) if words else None
     matches = table.num_rows if indices is None else len(indices)
     pages = max(1, -(-matches // PAGE_SIZE))
     number = min(max(1, number), pages)
     start = (number - 1) * PAGE_SIZE
     found = table.slice(start, PAGE_SIZE) if indices is None else table.take(indices.slice(start, PAGE_SIZE))
     return RowPage([_shown(row, kind) for row in found.to_pylist()], number, pages, matches)
+
+
+@lru_cache(maxsize=32)  # an artifact never changes, and what was found is looked through page by page
+def _matching(digest: str, kind: DatasetKind, words: str) -> Any:
+    """Return the places of the rows in whose texts `words` stands."""
+    columns = ("prompt", *_RESPONSES[kind])
+    table = read_table(store().files(digest), columns)
+    masks = (pc.match_substring(table[name], words, ignore_case=True) for name in columns)
+    return pc.indices_nonzero(reduce(pc.or_, masks))
 
 
 def _shown(row: Row, kind: DatasetKind) -> Row:

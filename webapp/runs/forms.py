@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from rso_core.config import PRESETS, RunConfig, recipe_values
+from webapp.runs.long_select import LongSelect
 
 Choices = list[tuple[str, str]]
 
@@ -195,7 +196,7 @@ def _form_field(path: str, info: FieldInfo, references: References) -> forms.Fie
     widget: forms.Widget
     if choices is not None:
         blank = [("", "choose …")] if known is not None and info.is_required() else []
-        widget = forms.Select(choices=blank + choices)
+        widget = LongSelect(choices=blank + choices)
     elif isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("multiline"):
         widget = forms.Textarea(attrs={"rows": 6, "spellcheck": "false"})
     else:

@@ -10,6 +10,7 @@ from rso_core.config import DataConfig
 from webapp.runs.forms import describe_error
 from webapp.runs.forms_models import HUB_ID, REVISION
 from webapp.runs.forms_uploads import NeededText, UploadField, UploadForm
+from webapp.runs.long_select import LongSelect
 from webapp.runs.models import Dataset, RegisteredModel
 
 UPLOAD, HUB, MINI = "upload", "hub", "mini_tldr"
@@ -234,7 +235,7 @@ class SplitForm(forms.Form):
 class LengthsForm(forms.Form):
     """The model whose tokenizer counts a dataset's tokens, and the limits that a run would set."""
 
-    model = forms.ModelChoiceField(RegisteredModel.objects.none(), empty_label="choose a model …")
+    model = forms.ModelChoiceField(RegisteredModel.objects.none(), empty_label="choose a model …", widget=LongSelect)
     max_prompt_tokens = forms.IntegerField(label="Longest prompt", min_value=1, max_value=10_000_000, initial=512)
     max_response_tokens = forms.IntegerField(label="Longest response", min_value=1, max_value=10_000_000, initial=128)
 

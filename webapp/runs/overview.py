@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from webapp.accounts.models import User
 from webapp.runs.models import LIVE, Dataset, RegisteredModel, Run, RunStage, Stage, Status, Worker
-from webapp.runs.progress import RunProgress, run_progress
+from webapp.runs.progress import RunProgress, progress_of
 from webapp.runs.transitions import WORKER_SEEN_WITHIN
 
 _REMEMBERED = timedelta(days=7)
@@ -65,9 +65,10 @@ def overview(user: User) -> Overview:
     """Return what Home shows to a researcher or an admin."""
     runs, datasets = Run.objects.visible_to(user), Dataset.objects.visible_to(user)
     models = RegisteredModel.objects.visible_to(user)
-    live = runs.filter(status__in=LIVE).select_related("owner")[:_SHOWN]
+    live = list(runs.filter(status__in=LIVE).select_related("owner")[:_SHOWN])
+    progress = progress_of(live)
     return Overview(
-        live=[LiveRun(run, run_progress(run)) for run in live],
+        live=[LiveRun(run, progress[run.pk]) for run in live],
         imports=[*_importing(datasets), *_importing(models)],
         needs=_needs(user),
         workers=_workers(),

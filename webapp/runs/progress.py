@@ -86,9 +86,19 @@ class RunProgress:
 
 def run_progress(run: Run, speeds: Mapping[str, Speed] | None = None) -> RunProgress:
     """Return how far a run has come, in two queries. `speeds` say how long the stages to come will take."""
-    items = run.run_stages.select_related("stage").prefetch_related("stage__shards").order_by("order")
-    shared = items.annotate(users=Count("stage__run_stages"))
-    stages = tuple(_stage_progress(item, speeds or {}) for item in shared)
+    return progress_of([run], speeds)[run.pk]
+
+
+def progress_of(runs: Sequence[Run], speeds: Mapping[str, Speed] | None = None) -> dict[int, RunProgress]:
+    """Return how far each of several runs has come, by key, in two queries."""
+    items = RunStage.objects.filter(run__in=runs).select_related("stage").prefetch_related("stage__shards")
+    found: dict[int, list[StageProgress]] = {run.pk: [] for run in runs}
+    for item in items.order_by("order").annotate(users=Count("stage__run_stages")):
+        found[item.run_id].append(_stage_progress(item, speeds or {}))
+    return {run: _run_progress(tuple(stages)) for run, stages in found.items()}
+
+
+def _run_progress(stages: tuple[StageProgress, ...]) -> RunProgress:
     share = sum(stage.share for stage in stages) / len(stages) if stages else 0.0
     return RunProgress(stages, sum(stage.status == Status.DONE for stage in stages), share)
 
