@@ -186,6 +186,14 @@ class ArtifactStore:
         folders = [self.path(digest)] if parts is None else [self.path(part) for part in parts]
         return [folder / name for folder in folders]
 
+    def local_bytes(self, digest: str) -> int:
+        """Return how large an artifact's own files are on this machine; 0 where it is not, or consists of parts."""
+        file = self._local(digest) / MANIFEST
+        if not file.exists():
+            return 0
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        return sum(int(entry["bytes"]) for entry in manifest.get("files", {}).values())
+
     def untouched(self, kind: str, *, seconds: float) -> list[str]:
         """Return the artifacts of a kind on this machine that nobody has written, or written again, for so long."""
         before = time.time() - seconds

@@ -10,7 +10,7 @@ from django.db import DatabaseError, InterfaceError
 from webapp.human_eval import abandoned_uploads, daily_check
 from webapp.playground import answering, limits, tidying
 from webapp.playground.answering import AnswerClaim
-from webapp.runs import jobs, queue, reaper
+from webapp.runs import jobs, queue, reaper, unused_artifacts
 from webapp.studies import launching
 from workers.answers import answer
 from workers.app import app, is_leaving
@@ -94,8 +94,9 @@ def reap() -> None:
 
 
 def forget_uploads() -> None:
-    """Remove uploaded files that were never used."""
+    """Remove uploaded files that were never used, and the files of what was deleted."""
     abandoned_uploads.forget_abandoned_uploads()
+    unused_artifacts.remove_unused(abandoned_uploads.is_referred_to)
 
 
 def check_campaigns() -> None:

@@ -86,6 +86,12 @@ def failed_import(kind: type[Dataset] | type[RegisteredModel], owner: User) -> i
     return int(kind._default_manager.create(owner=owner, name="failed", stage=stage, **extra).pk)
 
 
+def going_import(kind: type[Dataset] | type[RegisteredModel], owner: User) -> int:
+    item = failed_import(kind, owner)
+    Stage.objects.filter(fingerprint="e" * 64).update(status=Status.READY)
+    return item
+
+
 def dataset_of(name: str) -> int:
     return Dataset.objects.get(name=name).pk
 
@@ -194,6 +200,7 @@ WRITES: dict[str, tuple[str, Callable[[World], object]]] = {
     "new_run": ("launched", launch),
     "stop_run": ("stopped", stop),
     "resume_run": ("resumed", resume),
+    "delete_run": ("deleted", lambda w: (w.post("stop_run", w.run.pk), w.post("delete_run", w.run.pk))),
     "share_run": ("shared", lambda w: w.post("share_run", w.run.pk, shared="on")),
     "new_dataset": (
         "imported",
@@ -206,11 +213,17 @@ WRITES: dict[str, tuple[str, Callable[[World], object]]] = {
     ),
     "share_dataset": ("stopped sharing", lambda w: w.post("share_dataset", dataset_of("targets"))),
     "retry_dataset": ("retried", lambda w: w.post("retry_dataset", failed_import(Dataset, w.owner))),
-    "remove_dataset": ("removed", lambda w: w.post("remove_dataset", failed_import(Dataset, w.owner))),
+    "delete_dataset": ("deleted", lambda w: w.post("delete_dataset", failed_import(Dataset, w.owner))),
+    "stop_dataset_import": (
+        "stopped the import of", lambda w: w.post("stop_dataset_import", going_import(Dataset, w.owner)),
+    ),
     "new_model": ("imported", lambda w: w.post("new_model", name="small", **HUB)),
     "share_model": ("shared", lambda w: w.post("share_model", model_of(), shared="on")),
     "retry_model": ("retried", lambda w: w.post("retry_model", failed_import(RegisteredModel, w.owner))),
-    "remove_model": ("removed", lambda w: w.post("remove_model", failed_import(RegisteredModel, w.owner))),
+    "delete_model": ("deleted", lambda w: w.post("delete_model", failed_import(RegisteredModel, w.owner))),
+    "stop_model_import": (
+        "stopped the import of", lambda w: w.post("stop_model_import", going_import(RegisteredModel, w.owner)),
+    ),
     "new_study": ("started", lambda w: w.post("new_study", **STUDY)),
     "pause_study": ("paused", lambda w: w.post("pause_study", study_of(w))),
     "resume_study": ("resumed", lambda w: w.post("resume_study", study_of(w, paused=True))),

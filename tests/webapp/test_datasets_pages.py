@@ -190,15 +190,8 @@ def test_a_failed_import_says_why_and_is_tried_again_or_removed(page: Client) ->
     assert dataset.stage.status == "ready"
     work_off(dataset.stage)
 
-    assert page.post(f"{dataset.get_absolute_url()}remove/")["Location"] == "/datasets/"
+    assert page.post(f"{dataset.get_absolute_url()}delete/")["Location"] == "/datasets/"
     assert not Dataset.objects.exists()
-
-
-def test_an_imported_dataset_is_never_removed(page: Client, researcher: User) -> None:
-    dataset = imported(researcher, "posts", json_lines(pairs(2)))
-    response = page.post(f"{dataset.get_absolute_url()}remove/", follow=True)
-    assert "only a failed import can be removed" in text(response)
-    assert Dataset.objects.exists()
 
 
 def test_the_state_is_polled_with_an_etag_and_the_page_reloads_when_it_ends(page: Client) -> None:

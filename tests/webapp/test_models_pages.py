@@ -121,7 +121,7 @@ def test_a_failed_import_says_why_and_can_be_tried_again_or_removed(
     page.post(f"{url}retry/")
     assert RegisteredModel.objects.get().stage.status == "ready"  # type: ignore[union-attr]
     work_off(RegisteredModel.objects.get().stage)
-    page.post(f"{url}remove/")
+    page.post(f"{url}delete/")
     assert not RegisteredModel.objects.exists()
 
 

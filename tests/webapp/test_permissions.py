@@ -160,8 +160,8 @@ def test_researchers_see_shared_things_and_may_not_change_them(
     client.force_login(researcher)
     for name in ("dataset", "model", "run"):
         assert client.get(address(name, private)).status_code == 200, name
-    changing = {"share_dataset", "retry_dataset", "remove_dataset", "share_model", "retry_model", "remove_model"}
-    changing |= {"stop_run", "resume_run", "share_run"}
+    changing = {"share_dataset", "retry_dataset", "delete_dataset", "share_model", "retry_model", "delete_model"}
+    changing |= {"stop_run", "resume_run", "share_run", "delete_run", "stop_dataset_import", "stop_model_import"}
     found = statuses(answers(client, private, changing))
     assert {name: status for name, status in found.items() if status != 403} == {}
 

@@ -1,4 +1,4 @@
-"""Imports that failed: try them again, or remove what they were to become."""
+"""Imports: try a failed one again, stop one that goes on."""
 
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
@@ -7,9 +7,10 @@ from rso_core.errors import UserError
 from rso_core.plan import PlannedStage
 from webapp.accounts.audit import record
 from webapp.accounts.models import User
-from webapp.runs.models import UNSUCCESSFUL, Dataset, RegisteredModel, Stage
+from webapp.runs.models import LIVE, UNSUCCESSFUL, Dataset, RegisteredModel, Stage, Status
 from webapp.runs.services import ensure_stages
 from webapp.runs.sharing import may_change
+from webapp.runs.transitions import end_stage, lock_stages
 
 Imported = Dataset | RegisteredModel
 
@@ -30,16 +31,25 @@ def retry_import(user: User, item: Imported) -> None:
             record(user, "retried", item)
 
 
-def remove_failed(user: User, item: Imported) -> None:
-    """Remove what a failed import was to become, so that its name is free again. Raises UserError once it is imported."""
+def stop_import(user: User, item: Imported) -> None:
+    """Stop an import that goes on. Raises UserError where none does, or where it is somebody else's import as well."""
     _refuse_others(user, item)
     with transaction.atomic():
-        if item.stage is not None:
-            Stage.objects.select_for_update().get(pk=item.stage.pk)  # no import finishes meanwhile
-        unfinished = type(item)._default_manager.filter(pk=item.pk, digest="", stage__status__in=UNSUCCESSFUL)  # noqa: SLF001 - Django's public API
-        record(user, "removed", item)
-        if not unfinished.delete()[0]:
-            message = f"{item.name!r} is imported or being imported; only a failed import can be removed"
+        for stage in lock_stages(Stage.objects.filter(pk__in=[item.stage_id], status__in=LIVE)):
+            _refuse_to_stop_for_others(stage, item)
+            end_stage(stage, Status.STOPPED, message=f"{user.username} stopped it.")
+            record(user, "stopped the import of", item)
+            return
+    message = f"nothing of {item.name!r} is being imported now"
+    raise UserError(message)
+
+
+def _refuse_to_stop_for_others(stage: Stage, item: Imported) -> None:
+    """Raise UserError when another dataset or model waits for the same import, as the same file gives one stage."""
+    for others in (stage.datasets.all(), stage.models.all()):
+        other = others.filter(digest="").exclude(**({"pk": item.pk} if others.model is type(item) else {})).first()
+        if other is not None:
+            message = f"{other.owner.username} imports the same as {item.name!r} at this moment, and one import serves both; delete {item.name!r} once it is done"
             raise UserError(message)
 
 

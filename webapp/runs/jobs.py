@@ -155,6 +155,14 @@ def _fenced(claim: Claim, **values: Any) -> None:
         raise LeaseLost(message)
 
 
+def _locked_stage(claim: Claim) -> Stage:
+    """Lock the stage of a claim. Raises LeaseLost when it was deleted."""
+    for stage in lock_stages(Stage.objects.filter(pk=claim.stage_id)):
+        return stage
+    message = f"the {claim.spec.kind} stage was deleted while attempt {claim.attempt} ran"
+    raise LeaseLost(message)
+
+
 def _store_metrics(claim: Claim, metrics: Sequence[Metrics]) -> None:
     by_step = {point.step: point for point in metrics}  # one INSERT may not touch a row twice
     MetricPoint.objects.bulk_create(
@@ -178,7 +186,7 @@ def finish_shard(claim: Claim, *, digest: str, summary: Mapping[str, Any]) -> No
     Raises LeaseLost.
     """
     with transaction.atomic():
-        (stage,) = lock_stages(Stage.objects.filter(pk=claim.stage_id))
+        stage = _locked_stage(claim)
         _fenced(
             claim,
             status=Status.DONE,
@@ -219,7 +227,7 @@ def fail_shard(claim: Claim, failed: Failed) -> None:
     Raises LeaseLost.
     """
     with transaction.atomic():
-        (stage,) = lock_stages(Stage.objects.filter(pk=claim.stage_id))
+        stage = _locked_stage(claim)
         _fenced(claim, lease_expires=Now() + lease())
         end_in_failure(stage, Shard.objects.get(pk=claim.shard_id), failed)
     withdraw_unwanted()
@@ -228,7 +236,7 @@ def fail_shard(claim: Claim, failed: Failed) -> None:
 def release(claim: Claim) -> None:
     """Give a shard back unfinished, because the worker is asked to leave: no failure is counted. Raises LeaseLost."""
     with transaction.atomic():
-        (stage,) = lock_stages(Stage.objects.filter(pk=claim.stage_id))
+        stage = _locked_stage(claim)
         _fenced(claim, status=Status.READY, lease_expires=None)
         end_attempt(claim.shard_id, claim.attempt, "released")
         settle_stage(stage)

@@ -365,6 +365,16 @@ class Pair(models.Model):
         return f"{self.stage} pair {self.index}"
 
 
+class UnusedArtifact(models.Model):
+    """An artifact whose owner was deleted: its files go once nothing has referred to them for a while."""
+
+    digest = models.CharField(max_length=64, unique=True)
+    noted = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.digest[:8]
+
+
 class Worker(models.Model):
     """A worker process that has been seen, for the Home page."""
 

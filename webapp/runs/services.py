@@ -37,6 +37,7 @@ __all__ = [
     "derive_sft_dataset",
     "ensure_stages",
     "launch_run",
+    "lock_creation_of_stages",
     "preview_plan",
     "request_dataset_import",
     "request_model_import",
@@ -155,11 +156,18 @@ def ensure_stages(planned: Sequence[PlannedStage]) -> dict[str, Stage]:
         return _ensure(planned)[0]
 
 
+def lock_creation_of_stages() -> None:
+    """Let nobody else create, share or delete stages until this transaction ends.
+
+    Two launches that create the same stages in different orders would otherwise wait for each other.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_CREATING_STAGES])
+
+
 def _ensure(planned: Sequence[PlannedStage]) -> tuple[dict[str, Stage], set[str]]:
     """Return the stages by key, and the fingerprints that did not exist before."""
-    with connection.cursor() as cursor:
-        # Two launches that create the same stages in different orders would otherwise wait for each other.
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_CREATING_STAGES])
+    lock_creation_of_stages()
     wanted = Stage.objects.filter(fingerprint__in=[item.fingerprint for item in planned])
     created = {item.fingerprint for item in planned} - set(wanted.values_list("fingerprint", flat=True))
     Stage.objects.bulk_create(

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from webapp.runs import views_compare, views_downloads, views_new_run, views_pairs, views_runs
+from webapp.runs import views_compare, views_deletion, views_downloads, views_new_run, views_pairs, views_runs
 
 urlpatterns = [
     path("", views_runs.runs, name="runs"),
@@ -19,6 +19,7 @@ urlpatterns = [
     path("<int:pk>/recipe.yaml", views_runs.run_recipe, name="run_recipe"),
     path("<int:pk>/stop/", views_runs.stop_run, name="stop_run"),
     path("<int:pk>/resume/", views_runs.resume_run, name="resume_run"),
+    path("<int:pk>/delete/", views_deletion.delete_run, name="delete_run"),
     path("<int:pk>/share/", views_runs.share_run, name="share_run"),
     path("<int:pk>/policy.zip", views_downloads.policy_zip, name="run_policy"),
     path("<int:pk>/pairs.jsonl", views_downloads.pairs_jsonl, name="run_pairs_jsonl"),

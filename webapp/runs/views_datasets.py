@@ -190,6 +190,6 @@ def retry_dataset(request: SignedInRequest, pk: int) -> HttpResponse:
 
 @require_POST
 @researcher_required
-def remove_dataset(request: SignedInRequest, pk: int) -> HttpResponse:
-    """Remove a dataset whose import failed."""
-    return views_imports.remove(request, _dataset(request, pk), then="datasets")
+def stop_dataset_import(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Stop an import that goes on."""
+    return views_imports.stop(request, _dataset(request, pk))

@@ -1,4 +1,4 @@
-"""What the pages of datasets and models do alike: share, try a failed import again, remove it."""
+"""What the pages of datasets and models do alike: share, try a failed import again, stop one."""
 
 from django.contrib import messages
 from django.http import HttpResponse
@@ -6,7 +6,7 @@ from django.shortcuts import redirect
 
 from rso_core.errors import UserError
 from webapp.accounts.access import SignedInRequest
-from webapp.runs.imports import Imported, remove_failed, retry_import
+from webapp.runs.imports import Imported, retry_import, stop_import
 from webapp.runs.sharing import set_shared
 
 
@@ -22,12 +22,12 @@ def retry(request: SignedInRequest, item: Imported) -> HttpResponse:
     return redirect(item)
 
 
-def remove(request: SignedInRequest, item: Imported, *, then: str) -> HttpResponse:
-    """Remove an item whose import failed and go on to the page named `then`."""
+def stop(request: SignedInRequest, item: Imported) -> HttpResponse:
+    """Stop the item's import."""
     try:
-        remove_failed(request.user, item)
+        stop_import(request.user, item)
     except UserError as error:
         messages.error(request, str(error))
-        return redirect(item)
-    messages.success(request, f"{item.name} was removed.")
-    return redirect(then)
+    else:
+        messages.success(request, f"The import of {item.name} is stopped. You may try it again, or delete it.")
+    return redirect(item)

@@ -113,6 +113,6 @@ def retry_model(request: SignedInRequest, pk: int) -> HttpResponse:
 
 @require_POST
 @researcher_required
-def remove_model(request: SignedInRequest, pk: int) -> HttpResponse:
-    """Remove a model whose import failed."""
-    return views_imports.remove(request, _model(request, pk), then="models")
+def stop_model_import(request: SignedInRequest, pk: int) -> HttpResponse:
+    """Stop an import that goes on."""
+    return views_imports.stop(request, _model(request, pk))
