@@ -71,7 +71,7 @@ def address(name: str, private: dict[str, Any]) -> str:
     """Return the address of a page, filled in with the private thing it is about."""
     route = NAMES[name].pattern
     arguments: dict[str, Any] = {"token": "bogus", "ending": "csv", "prompt_id": "0" * 16, "pseudonym": "R-22222222"}
-    arguments |= {"index": 0, "flag": 0, "invitation": 0}
+    arguments |= {"index": 0, "number": 1, "flag": 0, "invitation": 0}
     wanted = {parameter: arguments.get(parameter) for parameter in route.converters}
     if "pk" in wanted:
         path = reverse(name, kwargs={**wanted, "pk": 0})
