@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rso_core import memory
+from rso_core import memory, processes
 from rso_core.errors import OutOfMemoryError, UserError
 from rso_core.micro_batches import Budget, Place, Sizes, micro_batches
 from rso_core.protocol import Event, Log
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 MOST_TOKENS = {"cpu": 2048, "cuda": 16384}
 SHARE = 0.8  # of the free memory that a micro-batch may take
-_FILE = "micro_batches.json"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class BatchMemory:
         emit: Callable[[Event], None],
     ) -> None:
         self._lm, self._settings, self._sizes, self._emit = lm, settings, sizes, emit
-        self._file = folder / _FILE
+        self._file = folder / (f"micro_batches-{rank}.json" if (rank := processes.rank()) else "micro_batches.json")
         self._cuts = _read(self._file)
         self._fixed = 0
 
@@ -63,7 +62,9 @@ class BatchMemory:
             size, wanted = self._settings["micro_batch_size"], self._settings["gradient_checkpointing"]
             self._cuts = [Cut(step, Budget(items=size), wanted == "on")]
             if not size:
-                self._find(attempt, max(0, memory.free_bytes(self._lm.device) - reserved))
+                on_cpu = self._lm.device.type == "cpu"  # several processes share its memory
+                free = memory.free_bytes(self._lm.device) // (processes.count() if on_cpu else 1)
+                self._find(attempt, max(0, free - reserved))
             self._keep(self._cuts[0])
         self._follow(step)
 

@@ -9,6 +9,7 @@ import importlib
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Emit = Callable[[Event], None]
 
 REPORT_SECONDS = 0.5
+_TRAININGS = frozenset({"sft", "reward_training", "policy_fitting"})
 _MODULES = {
     "stages_data": ("import_dataset", "import_model", "length_profile"),
     "stages_training": ("sft", "reward_training", "reference_log_probs", "policy_fitting", "checkpoint_selection"),
@@ -150,7 +152,8 @@ def execute(spec: StageSpec, store: ArtifactStore, emit: Emit, models: ModelCach
     staging = store.staging(f"{spec.fingerprint}-{spec.shard_index}", spec.attempt)
     job = Job(spec, store, staging, emit, models or ModelCache())
     try:
-        summary = _function(spec.kind)(job)
+        with _others(job):
+            summary = work_of(spec.kind)(job)
         digest = store.commit(staging, kind=spec.kind)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -164,7 +167,17 @@ def _silence_progress_bars() -> None:
     logging.disable_progress_bar()
 
 
-def _function(kind: str) -> Callable[[Job], dict[str, Any]]:
+def _others(job: Job) -> AbstractContextManager[None]:
+    """Return a context in which other processes help, if the work is a training and there are to be any."""
+    if job.spec.kind not in _TRAININGS:
+        return nullcontext()
+    from rso_core.processes import team
+
+    return team(job)
+
+
+def work_of(kind: str) -> Callable[[Job], dict[str, Any]]:
+    """Return the function that does a kind of stage."""
     module = next(name for name, kinds in _MODULES.items() if kind in kinds)
     function: Callable[[Job], dict[str, Any]] = getattr(importlib.import_module(f"rso_core.{module}"), kind)
     return function

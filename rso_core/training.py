@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 import torch
 
-from rso_core import memory
+from rso_core import memory, processes
 from rso_core.batch_memory import BatchMemory
 from rso_core.checkpoints import load_checkpoint, save_checkpoint
 from rso_core.data_order import DataOrder, num_items, num_steps
 from rso_core.errors import UserError
-from rso_core.micro_batches import Place, Sizes
+from rso_core.micro_batches import Place, Sizes, shares
 from rso_core.protocol import Event, Log, Metrics, Progress
 from rso_core.trained_weights import Optimizer, Weights
 
@@ -126,7 +126,7 @@ class _Loop:
         seed: int,
         emit: Callable[[Event], None],
     ) -> None:
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + processes.rank())
         self._lm, self._objective, self._settings, self._emit = lm, objective, settings, emit
         self._sizes = objective.sizes or Sizes(np.ones(len(objective.items)))
         self._order = DataOrder(self._sizes.blocks, seed)
@@ -144,6 +144,7 @@ class _Loop:
 
     def _run(self, folder: Path, attempt: int) -> dict[str, Any]:
         self._resume(folder)
+        processes.gathered(None)  # all have read the checkpoint before anybody writes
         self._memory = BatchMemory(self._lm, self._settings, self._sizes, folder, self._emit)
         if self._position.step < self._total:
             self._memory.prepare(self._position.step, self._attempt, **self._weight_bytes())
@@ -152,14 +153,24 @@ class _Loop:
         self._report(None)
         while self._position.step < self._total:
             self._step()
-            step = self._position.step
-            self._objective.after_step(step)
-            if step % self._settings["checkpoint_every"] == 0 or step == self._total:
-                save_checkpoint(folder, step, self._state(), attempt=attempt)
+            self._keep(folder, attempt)
             self._report((self._position.tokens - tokens_before) / max(monotonic() - start, 1e-9))
         self._memory.end()
         self._lm.model.eval()
+        if processes.rank():
+            raise processes.TrainingFinished
         return self._position.summary()
+
+    def _keep(self, folder: Path, attempt: int) -> None:
+        """Leave what a step leaves behind: snapshots and the checkpoint. The first process writes."""
+        step = self._position.step
+        is_checkpoint = step % self._settings["checkpoint_every"] == 0 or step == self._total
+        state = self._state() if is_checkpoint else None
+        if processes.rank():
+            return
+        self._objective.after_step(step)
+        if state is not None:
+            save_checkpoint(folder, step, state, attempt=attempt)
 
     def _weight_bytes(self) -> dict[str, int]:
         """Return what a gradient takes, and the first step: AdamW keeps two moments, Adafactor makes one update."""
@@ -192,7 +203,7 @@ class _Loop:
 
     def _step(self) -> None:
         values, tokens = self._gradient(self._batch())
-        gradients = self._weights.gradients()
+        gradients = self._gradients()
         norm = torch.nn.utils.get_total_norm(gradients)
         values["gradient_norm"] = float(norm)
         self._refuse_non_finite(values)
@@ -204,6 +215,18 @@ class _Loop:
         self._optimizer.step()
         self._position.advance(values, tokens)
         self._plot(values)
+
+    def _gradients(self) -> list[torch.Tensor]:
+        """Return the gradients of the whole batch: those of several processes added up."""
+        found = self._weights.gradients()
+        if processes.count() == 1:
+            return found
+        found = []
+        for master in self._weights.masters.values():
+            master.grad = torch.zeros_like(master) if master.grad is None else master.grad
+            found.append(master.grad)
+        processes.add_up(found)
+        return found
 
     def _gradient(self, batch: Sequence[Place]) -> tuple[dict[str, float], int]:
         """Leave the gradient of the batch in the masters, in smaller pieces each time that memory runs out."""
@@ -223,17 +246,19 @@ class _Loop:
         """Leave the gradient of the batch in the masters; return what to report and the number of tokens."""
         drawn = {place: Drawn(self._objective.items[place[0]], place[1]) for place in batch}
         weight = sum(self._objective.weight(one.item) for one in drawn.values())
-        sums: dict[str, float] = {}
-        loss, tokens = 0.0, 0
-        for places in self._memory.cut(batch, self._position.step):
+        sums = {"loss": 0.0, "tokens": 0.0}
+        share = shares(batch, self._sizes, processes.count())[processes.rank()]
+        for places in self._memory.cut(share, self._position.step):
             part = self._objective.loss([drawn[place] for place in places])
-            share = part.total / weight
-            loss += float(share.detach())
-            self._refuse_non_finite({"loss": loss})
-            share.backward()  # type: ignore[no-untyped-call]
-            tokens += part.tokens
+            scaled = part.total / weight
+            sums["loss"] += float(scaled.detach())
+            self._refuse_non_finite({"loss": sums["loss"]})
+            scaled.backward()  # type: ignore[no-untyped-call]
+            sums["tokens"] += part.tokens
             for name, value in part.sums.items():
                 sums[name] = sums.get(name, 0.0) + value
+        sums = processes.total(sums)
+        loss, tokens = sums.pop("loss"), int(sums.pop("tokens"))
         return {"loss": loss, **{name: value / len(batch) for name, value in sums.items()}}, tokens
 
     def _refuse_non_finite(self, values: Mapping[str, float]) -> None:
@@ -256,7 +281,7 @@ class _Loop:
         return {
             "weights": {name: master.detach() for name, master in self._weights.masters.items()},
             "optimizer": self._optimizer.inner.state_dict(),
-            "random": _random_state(),
+            "random": processes.gathered(_random_state()),
             "position": vars(self._position),
         }
 
@@ -266,7 +291,7 @@ class _Loop:
             return
         self._weights.restore(state["weights"])
         self._optimizer.inner.load_state_dict(state["optimizer"])
-        _set_random_state(state["random"])
+        _set_random_state(state["random"][processes.rank() % len(state["random"])])
         self._position = _Position(**state["position"])
         self._emit(Log(message=f"resumed after step {self._position.step} of {self._total}"))
 

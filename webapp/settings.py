@@ -166,6 +166,7 @@ ARTIFACT_CACHE = str(envpath("RSO_ARTIFACT_CACHE", VAR_DIR / "artifact-cache"))
 LEASE_SECONDS = envfloat("RSO_LEASE_SECONDS", 60, minimum=1)
 RETRY_SECONDS = envfloat("RSO_RETRY_SECONDS", 5, minimum=0)
 RUNNER_THREADS = envint("RSO_THREADS", os.cpu_count() or 1, minimum=1)
+TRAINING_PROCESSES = envint("RSO_TRAINING_PROCESSES", 1, minimum=1)
 # How a runner is started, for sites that put it under a scheduler or a resource limit.
 RUNNER_COMMAND = envcommand("RSO_RUNNER_COMMAND", (sys.executable, "-m", "rso_core.runner"))
 

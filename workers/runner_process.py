@@ -42,6 +42,7 @@ def environment() -> dict[str, str]:
         "RSO_ARTIFACT_URL": str(settings.ARTIFACT_URL),
         "RSO_ARTIFACT_CACHE": str(settings.ARTIFACT_CACHE),
         "RSO_THREADS": str(settings.RUNNER_THREADS),
+        "RSO_TRAINING_PROCESSES": str(settings.TRAINING_PROCESSES),
     }
 
 

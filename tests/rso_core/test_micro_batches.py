@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rso_core.micro_batches import Budget, Place, Sizes, micro_batches
+from rso_core.micro_batches import Budget, Place, Sizes, micro_batches, shares
 
 
 @st.composite
@@ -64,6 +64,23 @@ def test_long_prompts_come_first_and_short_ones_share_a_pass() -> None:
     assert cut(Budget(tokens=12)) == [[0], [1], [2, 3], [4], [5]]
     assert cut(Budget(items=4)) == [[4, 5, 0, 1], [2, 3]]
     assert cut(Budget()) == [[4, 5, 0, 1, 2, 3]]
+
+
+@given(drawn=sized_batches(), count=st.integers(1, 4))
+def test_processes_share_a_batch_about_equally_with_prompts_whole(drawn: tuple[list[Place], Sizes], count: int) -> None:
+    batch, sizes = drawn
+    found = shares(batch, sizes, count)
+
+    assert len(found) == count
+    assert Counter(place for share in found for place in share) == Counter(batch)
+    blocks = [{(int(sizes.blocks[i]), epoch) for i, epoch in share} for share in found]
+    assert sum(map(len, blocks)) == len(set().union(*blocks))  # none is in two shares
+    loads = [tokens(share, sizes) for share in found]
+    largest = max(
+        tokens([place for place in batch if (int(sizes.blocks[place[0]]), place[1]) == b], sizes)
+        for b in set().union(*blocks)
+    )
+    assert max(loads) - min(loads) <= largest
 
 
 @given(drawn=sized_batches(), budget=BUDGETS, count=st.integers(1, 8))
