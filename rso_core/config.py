@@ -218,6 +218,10 @@ class PairsConfig(Settings):
         "first_round_rank",
         description="first_round_rank: n/2 disjoint pairs. tournament_rank: winners go on, n − 1 games.",
     )
+    label: Literal["reward_model", "auto_sxs"] = Field(
+        "reward_model",
+        description="Who decides the games between samples: ρ (direct pairs keep the people's labels), or the AutoSxS judge, which labels direct pairs anew.",
+    )
 
 
 class FittingConfig(TrainingConfig):
@@ -315,6 +319,15 @@ class RunConfig(Settings):
     fitting: FittingConfig = FittingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     judge: JudgeConfig = JudgeConfig()
+
+    @model_validator(mode="after")
+    def _labeller_is_there(self) -> Self:
+        if self.pairs.label == "auto_sxs" and self.judge.backend == "none":
+            message = (
+                "`pairs.label` is auto_sxs, and there is no judge: set `judge.backend` to model or endpoint and name it"
+            )
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _enough_candidates(self) -> Self:

@@ -6,7 +6,7 @@ asks for it. Must not import torch, transformers or datasets.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -214,7 +214,7 @@ class _Planner:
         self._add_fitting(pairs)
         self._add_evaluation()
         refuse_gold_in_training(self.plan.stages.values())
-        return Plan(tuple(self.plan.stages.values()), self.counts)
+        return Plan(tuple(self.plan.stages.values()), self.counts, tuple(_warnings(self.config)))
 
     def _add_sft(self) -> None:
         sft = self.config.sft
@@ -301,13 +301,22 @@ class _Planner:
 
     def _add_pairs(self) -> str:
         source = self.config.pairs.pair_source
+        by_judge = self.config.pairs.label == "auto_sxs"
+        # Pairs labelled by ρ keep the fingerprint that they have without a judge.
+        judged = {"label": "auto_sxs", "judge": self._judge_settings()} if by_judge else {}
+        judge = self._judge_digests() if by_judge else {}
         if source == "direct":
             return self.plan.add(
                 "pairs",
                 "preference_pairs",
-                {**self.limits, "pair_source": "direct", "split": part_settings(self.config, "training")},
+                {
+                    **self.limits,
+                    "pair_source": "direct",
+                    "split": part_settings(self.config, "training"),
+                    **({"seed": self.config.seed, **judged} if judged else {}),
+                },
                 needs={"policy": "sft"},
-                digests=self.preferences,
+                digests=self.preferences | judge,
                 work=f"{self.counts['preference_train_pairs']} human pairs",
             )
         self._add_pool()
@@ -333,8 +342,10 @@ class _Planner:
                 "pair_source": "samples",
                 "ranking": self.config.pairs.ranking,
                 "seed": self.config.seed,
+                **judged,
             },
-            needs={"kept": "rejection_sampling", "reward_model": "reward_training"},
+            needs={"kept": "rejection_sampling"} | ({} if by_judge else {"reward_model": "reward_training"}),
+            digests=judge,
             work=f"{self.counts['train_prompts']} prompts × {_games(self.config)} games",
         )
 
@@ -459,6 +470,11 @@ class _Planner:
         if self.config.judge.backend == "endpoint":
             return {}
         return {"judge": self.data.model(self.config.judge.model)}
+
+
+def _warnings(config: RunConfig) -> Iterator[str]:
+    if config.pairs.label == "auto_sxs":
+        yield "AutoSxS labels the training pairs and measures the policy: its win rate is not independent of the training."
 
 
 def refuse_gold_in_training(stages: Iterable[PlannedStage]) -> None:

@@ -2,12 +2,14 @@
 
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from rso_core.artifacts import Row, iterate_rows
 from rso_core.errors import UserError
+from rso_core.protocol import add_summaries
 from rso_core.stages import Counter, Job, iterate_split
 from rso_core.stages_sampling import PROMPT, TOKENS, policy_prompt, prompt_columns, prompt_seed
 
@@ -26,6 +28,8 @@ PAIRS = pa.schema(
     ]
 )
 
+_TIE = 0.5
+
 
 def preference_pairs(job: Job) -> dict[str, Any]:
     """Make the training pairs: D_hf as it is, or the kept samples labelled by ρ."""
@@ -34,6 +38,11 @@ def preference_pairs(job: Job) -> dict[str, Any]:
 
 def _direct_pairs(job: Job) -> dict[str, Any]:
     counts = {"pairs": 0, "excluded_rows": 0}
+    if job.config.get("label") == "auto_sxs":
+        pairs, labels = _labelled_anew(job, list(_direct_rows(job, counts)))
+        _refuse_no_pairs(len(pairs), "the judge prefers neither response of any human pair; take a stronger judge")
+        job.write(pairs, PAIRS)
+        return {**counts, "byes": 0, **labels, "pairs": len(pairs)}
     job.write(_direct_rows(job, counts), PAIRS)
     _refuse_no_pairs(
         counts["pairs"],
@@ -74,6 +83,49 @@ def _direct_rows(job: Job, counts: dict[str, int]) -> Iterator[Row]:
         counts["pairs"] += 1
 
 
+def _labelled_anew(job: Job, pairs: Sequence[Row]) -> tuple[list[Row], dict[str, Any]]:
+    """Return the pairs with the judge's label in the place of people's; those it cannot decide are dropped and counted."""
+    labels = _JudgeLabels(job)
+    probabilities = labels.decide([(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in pairs])
+    kept = [
+        {**(pair if p > _TIE else _exchanged(pair)), "probability": max(p, 1 - p), "index": index}
+        for index, (pair, p) in enumerate((pair, p) for pair, p in zip(pairs, probabilities, strict=True) if p != _TIE)
+    ]
+    turned = sum(p < _TIE for p in probabilities)
+    counts = {"comparisons": len(pairs), "dropped_ties": len(pairs) - len(kept), "against_people": turned}
+    return kept, counts | labels.counts
+
+
+def _exchanged(pair: Row) -> Row:
+    return {
+        **pair,
+        **{name.replace("rejected", "chosen"): pair[name] for name in ("rejected", "rejected_token_ids")},
+        **{name.replace("chosen", "rejected"): pair[name] for name in ("chosen", "chosen_token_ids")},
+    }
+
+
+class _JudgeLabels:
+    """Labels pairs by AutoSxS and counts what its answers were like. A tie and an unjudged pair are ½."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self.counts: dict[str, Any] = {}
+
+    def decide(self, games: Sequence[tuple[str, str, str]]) -> list[float]:
+        """Return for each (prompt, first, second) where the judge's answers stand between 0 (second) and 1 (first)."""
+        from rso_core.judging import Comparison
+        from rso_core.stages_judging import ask_judge
+
+        judged = ask_judge(self._job, [Comparison(*game) for game in games])
+        found = {
+            "unjudged": sum(v.outcome == "unjudged" for v in judged.verdicts),
+            "order_flips": sum(v.order_flip for v in judged.verdicts),
+            "unparseable": sum(v.unparseable for v in judged.verdicts),
+        }
+        self.counts = add_summaries([self.counts, found, judged.counts()])
+        return [(1 + v.average) / 2 if v.outcome in {"win", "loss"} else _TIE for v in judged.verdicts]
+
+
 def _refuse_no_pairs(count: int, why: str) -> None:
     if not count:
         message = f"there are no training pairs: {why}"
@@ -84,12 +136,12 @@ def _ranked_pairs(job: Job) -> dict[str, Any]:
     from rso_core.preference_pairs import rank
 
     rows = list(iterate_rows(job.files("kept")))
-    lm = job.model("reward_model")
+    labels = _JudgeLabels(job) if job.config.get("label") == "auto_sxs" else None
     ranked = rank(
         [[c["text"] for c in row["kept"]] for row in rows],
         ranking=job.config["ranking"],
         seeds=[prompt_seed(job.config["seed"], "pairs", row["prompt_id"]) for row in rows],
-        prefer=lambda games: _play(job, lm, rows, games),
+        prefer=lambda games: (labels.decide if labels else partial(_play, job))(_triples(rows, games)),
     )
     pairs = [
         _pair(row, game, index)
@@ -105,7 +157,13 @@ def _ranked_pairs(job: Job) -> dict[str, Any]:
         "comparisons": ranked.comparisons,
         "dropped_ties": ranked.dropped_ties,
         "byes": ranked.byes,
+        **(labels.counts if labels else {}),
     }
+
+
+def _triples(rows: Sequence[Row], games: Sequence[tuple[int, int, int]]) -> list[tuple[str, str, str]]:
+    """Return the texts of games (prompt, first, second)."""
+    return [(rows[p]["prompt"], rows[p]["kept"][i]["text"], rows[p]["kept"][j]["text"]) for p, i, j in games]
 
 
 def _pair(row: Row, game: Any, index: int) -> Row:
@@ -125,15 +183,14 @@ def _pair(row: Row, game: Any, index: int) -> Row:
     }
 
 
-def _play(job: Job, lm: Any, rows: Sequence[Row], games: Sequence[tuple[int, int, int]]) -> list[float]:
+def _play(job: Job, games: Sequence[tuple[str, str, str]]) -> list[float]:
     """Return ρ(first beats second) of games (prompt, first, second), in one batched call."""
     from rso_core.reward_ranking import prefer
 
     counter = Counter(job, len(games), "games")
-    triples = [(rows[p]["prompt"], rows[p]["kept"][i]["text"], rows[p]["kept"][j]["text"]) for p, i, j in games]
     probabilities = prefer(
-        lm,
-        triples,
+        job.model("reward_model"),
+        games,
         task=job.config["task"],
         max_length=job.config["max_length"],
         order_average=job.config["order_average"],

@@ -275,3 +275,57 @@ def test_the_judge_changes_figures_only(chain: Chain) -> None:
     assert {stage.key for stage in judged.stages if stage.fingerprint not in known} == {
         "auto_sxs_sft", "auto_sxs_policy", "judge_accuracy", "report",
     }  # fmt: skip
+
+
+# The judge as labeller
+
+
+def test_samples_are_labelled_by_the_judge_in_the_place_of_the_reward_model(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages_judging, "_judge", lambda _: Longer())
+    plan = chain.run(toy_config(judge=JUDGE, pairs={"label": "auto_sxs"}), until="policy_fitting")
+
+    rows, counted = chain.rows(plan, "pairs"), chain.summary(plan, "pairs")
+    assert rows
+    assert all(len(row["chosen"]) > len(row["rejected"]) and row["probability"] == 1.0 for row in rows)
+    assert counted["pairs"] + counted["dropped_ties"] == 2 * plan.counts["train_prompts"]
+    assert counted["order_flips"] <= counted["dropped_ties"]
+    assert counted["prompt_tokens"] == 80 * counted["comparisons"]
+    assert "reward_training" not in plan.stage("pairs").needs.values()
+    assert "not independent of the training" in plan.warnings[0]
+
+
+def test_human_pairs_are_labelled_anew_and_undecided_ones_dropped(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = chain.rows(chain.run(toy_config(pairs={"pair_source": "direct"}), until="pairs"), "pairs")
+    monkeypatch.setattr(stages_judging, "_judge", lambda _: Longer())
+    plan = chain.run(toy_config(judge=JUDGE, pairs={"pair_source": "direct", "label": "auto_sxs"}), until="pairs")
+
+    rows, counted = chain.rows(plan, "pairs"), chain.summary(plan, "pairs")
+    expected = {
+        pair["row_id"]: max(pair["chosen"], pair["rejected"], key=len)
+        for pair in people
+        if len(pair["chosen"]) != len(pair["rejected"])
+    }
+    assert {row["row_id"]: row["chosen"] for row in rows} == expected
+    ids = {pair[side]: pair[f"{side}_token_ids"] for pair in people for side in ("chosen", "rejected")}
+    assert all(row[f"{side}_token_ids"] == ids[row[side]] for row in rows for side in ("chosen", "rejected"))
+    assert counted["against_people"] == sum(len(pair["chosen"]) < len(pair["rejected"]) for pair in people)
+    assert (counted["comparisons"], counted["dropped_ties"]) == (len(people), len(people) - len(rows))
+    assert [row["index"] for row in rows] == list(range(len(rows)))
+
+
+def test_a_judge_that_decides_nothing_leaves_no_pairs_and_says_so(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages_judging, "_judge", lambda _: Longer(slips=3))
+    config = toy_config(judge={**JUDGE, "temperature": 0.3}, pairs={"pair_source": "direct", "label": "auto_sxs"})
+    with pytest.raises(UserError, match="the judge prefers neither response of any human pair; take a stronger judge"):
+        chain.run(config, until="pairs")
+
+
+def test_a_labeller_needs_a_judge() -> None:
+    with pytest.raises(ValueError, match=r"there is no judge: set `judge\.backend`"):
+        toy_config(pairs={"label": "auto_sxs"})
