@@ -172,6 +172,10 @@ class GoldRewardConfig(TrainingConfig):
 class SamplingConfig(Settings):
     """Candidates from π_sft. Every field is passed explicitly; a model's generation_config never overrides one."""
 
+    endpoint: str = Field(
+        "",
+        description="Allowed endpoint whose model gives the candidates in the place of π_sft, for a policy that another engine serves; empty: π_sft.",
+    )
     num_candidates: int = Field(64, ge=2, le=4096, description="Candidates per prompt.")
     temperature: float = Field(0.7, gt=0, le=10, description="Sampling temperature.")
     top_k: int = Field(

@@ -72,6 +72,8 @@ class Judged:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cut_off: int = 0  # answers that hit the limit of tokens
+    questions: int = 0
+    single_answers: int = 0  # questions of which all answers are the same text
     spent: dict[str, float] = field(default_factory=dict)
 
     def counts(self) -> dict[str, float]:
@@ -79,6 +81,7 @@ class Judged:
         return {
             "answers_cached": self.cached,
             "answers_cut_off": self.cut_off,
+            "single_answer_questions": self.single_answers,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             **self.spent,
@@ -156,6 +159,8 @@ def _decide(judged: Judged, both: Sequence[tuple[list[Answer], bool]]) -> None:
     samples, shown = [], []
     for flipped, (answers, known) in zip((False, True), both, strict=True):
         judged.cached += known * len(answers)
+        judged.questions += 1
+        judged.single_answers += len({answer.text for answer in answers}) == 1
         for answer in answers:
             choice = parse_choice(answer.text)
             samples.append(Sample(choice, flipped))

@@ -91,7 +91,9 @@ class PlannedStage:
     @property
     def queue(self) -> Queue:
         """Return the Celery queue the stage belongs on."""
-        asks_others = "endpoint" in self.config.get("judge", {})  # such work waits more than it computes
+        asks_others = "endpoint" in self.config or "endpoint" in self.config.get(
+            "judge", {}
+        )  # such work waits more than it computes
         return "cpu" if self.kind in CPU_KINDS or asks_others else "gpu"
 
     @property
@@ -282,7 +284,8 @@ class _Planner:
                 "dtype": self.config.model.dtype,
                 "split": self.split,
                 "seed": self.config.seed,
-                "sampling": sampling.model_dump(mode="json", exclude={"truncated"}),
+                "sampling": sampling.model_dump(mode="json", exclude={"truncated", "endpoint"}),
+                **({"endpoint": self.data.endpoint(sampling.endpoint)} if sampling.endpoint else {}),
             },
             needs={"policy": "sft"},
             digests=self.sft_data,
@@ -473,6 +476,8 @@ class _Planner:
 
 
 def _warnings(config: RunConfig) -> Iterator[str]:
+    if config.sampling.endpoint and config.pairs.pair_source != "direct":
+        yield f"Candidates come from the endpoint {config.sampling.endpoint}, not from π_sft: its model is the proposal of the target policy."
     if config.pairs.label == "auto_sxs":
         yield "AutoSxS labels the training pairs and measures the policy: its win rate is not independent of the training."
 

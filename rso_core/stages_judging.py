@@ -112,4 +112,10 @@ def _summary(job: Job, rows: Sequence[Row], judged: Judged) -> dict[str, Any]:
             f"off at judge.max_tokens): raise judge.max_tokens, edit judge.few_shot, or take a stronger judge",
             warning=True,
         )
+    if 2 * judged.single_answers > judged.questions:
+        job.log(
+            f"all answers of the judge to {judged.single_answers} of {judged.questions} questions are the same text: it may not "
+            f"sample (transformers serve is greedy unless the model's generation_config says do_sample)",
+            warning=True,
+        )
     return summary

@@ -122,8 +122,13 @@ def sampling(job: Job) -> dict[str, Any]:
 def _sample_rows(job: Job, rows: Sequence[Row], summary: dict[str, Any]) -> Iterator[Row]:
     from rso_core.generation import responses
 
-    lm, config = job.model("policy"), job.config["sampling"]
+    config = job.config["sampling"]
     counter = Counter(job, len(rows) * config["num_candidates"], "candidates")
+    seeds = [prompt_seed(job.config["seed"], "sampling", row["prompt_id"]) for row in rows]
+    if "endpoint" in job.config:
+        yield from _endpoint_rows(job, rows, seeds, counter, summary)
+        return
+    lm = job.model("policy")
     prompts = [policy_prompt(job, lm.tokenizer, lm.family, row["messages"]) for row in rows]
     samples = responses(
         lm,
@@ -132,17 +137,35 @@ def _sample_rows(job: Job, rows: Sequence[Row], summary: dict[str, Any]) -> Iter
         temperature=config["temperature"],
         top_k=config["top_k"],
         max_new_tokens=job.config["max_response_tokens"],
-        seeds=[prompt_seed(job.config["seed"], "sampling", row["prompt_id"]) for row in rows],
+        seeds=seeds,
         batch_size=sequences_at_once(config["batch_size"], config["num_candidates"]),
     )
     for row, prompt, found in zip(rows, prompts, samples, strict=True):
-        # The last decode is the baseline y_b: drawn like the others, never one of them.
         pool = [_candidate(lm.tokenizer, i, response) for i, response in enumerate(found)]
-        baseline = {**pool.pop(), "sample_index": -1}
-        tokens = sum(len(c["token_ids"]) for c in pool)
-        _count_pool(summary, pool, tokens)
-        counter.add(len(pool), tokens + len(baseline["token_ids"]))
-        yield {**prompt_columns(row), "prompt_token_ids": prompt.ids, "candidates": pool, "baseline": baseline}
+        yield _pool_row(row, prompt.ids, pool, counter, summary)
+
+
+def _endpoint_rows(
+    job: Job, rows: Sequence[Row], seeds: Sequence[int], counter: Counter, summary: dict[str, Any]
+) -> Iterator[Row]:
+    from rso_core.endpoint_sampling import EndpointPool
+    from rso_core.models import load_tokenizer
+
+    tokenizer, family = load_tokenizer(job.model_folder("policy"))
+    asking = EndpointPool(job, tokenizer)
+    for row, pool in zip(rows, asking.candidates(rows, seeds), strict=True):
+        ids = policy_prompt(job, tokenizer, family, row["messages"]).ids
+        yield _pool_row(row, ids, pool, counter, summary)
+    summary |= asking.counts
+
+
+def _pool_row(row: Row, prompt_ids: list[int], pool: list[Row], counter: Counter, summary: dict[str, Any]) -> Row:
+    """Return a row of the pool; the last decode is the baseline y_b: drawn like the others, never one of them."""
+    baseline = {**pool.pop(), "sample_index": -1}
+    tokens = sum(len(c["token_ids"]) for c in pool)
+    _count_pool(summary, pool, tokens)
+    counter.add(len(pool), tokens + len(baseline["token_ids"]))
+    return {**prompt_columns(row), "prompt_token_ids": prompt_ids, "candidates": pool, "baseline": baseline}
 
 
 def sequences_at_once(batch_size: int, num_candidates: int) -> int:

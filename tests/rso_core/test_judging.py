@@ -74,6 +74,7 @@ def test_tokens_and_answers_cut_off_are_counted_and_half_readable_orders_are_unj
     assert found.verdicts[0].unparseable == 6
     assert found.counts() == {
         "answers_cached": 0, "prompt_tokens": 80, "completion_tokens": 24, "answers_cut_off": 6, "cost": 0.104,
+        "single_answer_questions": 0,
     }  # fmt: skip
 
 
@@ -151,6 +152,8 @@ def test_troubles_of_an_endpoint_are_counted_and_its_key_is_in_no_file(chain: Ch
         assert server.asked[0][1]["Authorization"] == "Bearer sk-very-secret"
     counted = chain.summary(plan, "auto_sxs_policy")
     different = counted["samples"] // 8
+    assert counted["single_answer_questions"] == 2 * different
+    assert any("it may not sample" in event.message for event in chain.events if isinstance(event, Log))
     assert counted["retries"] >= 0
     assert counted["cost"] == counted["prompt_tokens"] == 7 * counted["samples"]
     assert counted["order_flips"] == different > 0
@@ -329,3 +332,48 @@ def test_a_judge_that_decides_nothing_leaves_no_pairs_and_says_so(
 def test_a_labeller_needs_a_judge() -> None:
     with pytest.raises(ValueError, match=r"there is no judge: set `judge\.backend`"):
         toy_config(pairs={"label": "auto_sxs"})
+
+
+# An endpoint as sampler
+
+
+def sampled(chain: Chain, **changes: Any) -> Plan:
+    return chain.run(toy_config(sampling={"endpoint": "far", "prompts_per_shard": 100, **changes}), until="sampling")
+
+
+def test_candidates_of_an_endpoint_are_read_by_the_policys_tokenizer_and_counted(chain: Chain, far: Any) -> None:
+    with serving(fails(503), says("dog cat"), says("dog  zebra", finish="length")) as server:
+        far(server.address)
+        plan = sampled(chain)
+        bodies = [body for _, _, body in server.asked[1:]]
+
+    stage, rows, counted = plan.stage("sampling"), chain.rows(plan, "sampling"), chain.summary(plan, "sampling")
+    assert (stage.config["endpoint"], stage.queue) == ({"name": "far", "model": "tiny"}, "cpu")
+    assert "not from π_sft" in plan.warnings[0]
+    assert len(rows) == plan.counts["train_prompts"]
+    assert all([c["sample_index"] for c in row["candidates"]] == list(range(6)) for row in rows)
+    assert {row["baseline"]["sample_index"] for row in rows} == {-1}
+    assert counted["decodes"] == counted["truncated"] + 1 == 6 * len(rows)
+    assert counted["single_answer_prompts"] == len(rows) - 1
+    assert any("does it sample at all?" in event.message for event in chain.events if isinstance(event, Log))
+    assert (counted["retries"], counted["round_trip_mismatches"]) == (1, 7 * len(rows) - 1)
+    assert counted["cost"] == counted["prompt_tokens"] == 7 * 7 * len(rows)
+    good = next(c for row in rows for c in row["candidates"] if not c["truncated"])
+    bad = rows[-1]["candidates"][-1]
+    assert len(good["token_ids"]) == len(bad["token_ids"]) + 1  # what was cut off has no end
+    assert len({body["seed"] for body in bodies}) == len(bodies) == 7 * len(rows)
+    assert bodies[0]["messages"][-1]["content"].endswith("TL;DR:")
+
+    with serving(fails(500)) as server:  # another run, the same questions: nobody is asked
+        far(server.address)
+        again = chain.run_stage(plan, "sampling")
+        assert server.asked == []
+    assert again[0].digest == chain.digest(plan, "sampling")
+    assert again[0].summary["answers_cached"] == 7 * len(rows)
+
+
+def test_runs_without_an_endpoint_keep_the_pool_they_had(chain: Chain, far: Any) -> None:
+    far("http://127.0.0.1:9/v1")
+    mine, theirs = (chain.plan(toy_config(sampling=part)).stage("sampling") for part in ({}, {"endpoint": "far"}))
+    assert mine.fingerprint != theirs.fingerprint
+    assert "endpoint" not in mine.config["sampling"]

@@ -1,4 +1,4 @@
-"""AutoSxS against a real OpenAI-compatible server with a real model, which you start (docs/endpoints.md).
+"""AutoSxS and candidates from a real OpenAI-compatible server with a real model, which you start (docs/endpoints.md).
 
 RSO_REAL_ENDPOINT=http://127.0.0.1:8766/v1 RSO_REAL_MODEL=/models/smollm2 pytest -m slow tests/rso_core/test_real_endpoint.py -s
 """
@@ -15,6 +15,7 @@ from rso_core.endpoint_settings import EndpointSettings
 from rso_core.errors import UserError
 from rso_core.judge_prompts import parse_few_shot
 from rso_core.judging import Comparison, EndpointJudge, Judged, Sampling, judge_comparisons
+from tests.rso_core.chain import Chain, toy_config
 
 pytestmark = [
     pytest.mark.slow,
@@ -70,3 +71,19 @@ def test_a_limit_of_tokens_is_told_and_a_wrong_model_is_the_users() -> None:
     assert answer.completion_tokens == 4
     with pytest.raises(UserError, match="refused with status 4"):
         list(Endpoint(settings(model="no/such-model", max_retries=0)).ask([short]))
+
+
+def test_a_real_server_gives_the_candidates_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "endpoints.yaml").write_text(yaml.safe_dump({"real": settings().model_dump()}))
+    monkeypatch.setenv("RSO_ENDPOINTS", str(tmp_path / "endpoints.yaml"))
+    chain = Chain(tmp_path)
+    sampling = {"endpoint": "real", "max_prompts": 4, "num_candidates": 4}
+    plan = chain.run(toy_config(sampling=sampling), until="rejection_sampling")
+
+    rows, counted = chain.rows(plan, "sampling"), chain.summary(plan, "sampling")
+    print(f"\n{counted}\n{[c['text'] for c in rows[0]['candidates']]}")  # noqa: T201
+    assert [len(row["candidates"]) for row in rows] == [4] * 4
+    assert counted["distinct"] > 8
+    assert counted["retries"] == 0
+    assert counted["prompt_tokens"] > 0
+    assert all(len(row["kept"]) == 4 for row in chain.rows(plan, "rejection_sampling"))

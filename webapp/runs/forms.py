@@ -58,7 +58,7 @@ LABELS = {
 }
 _OPTIONAL_MODELS = frozenset({"reward.model", "gold_reward.model", "judge.model"})
 _MODELS = _OPTIONAL_MODELS | {"model.base"}
-_ENDPOINTS = frozenset({"judge.endpoint"})
+_ENDPOINTS = frozenset({"judge.endpoint", "sampling.endpoint"})
 _OPTIONAL_DATASETS = frozenset({"gold_reward.preferences"})
 _BOOLEANS = {"true": "on", "false": "off"}
 _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
