@@ -22,7 +22,7 @@ BENCH = $(PY) -m benchmarks.$(1) $(if $(MODEL),--model "$(MODEL)") $(if $(PREFER
 SOURCES := rso_core webapp workers tests manage.py $(wildcard benchmarks)
 
 .PHONY: help setup up demo demo-real test test-long check fmt docs lock bench-import bench-coverage bench-results bench-rating bench-claims clean browser \
-  lock-peers bench-peers bench bench-matmul bench-fitting bench-scoring bench-sampling bench-reward bench-run bench-study bench-growth bench-report \
+  lock-peers bench-peers bench bench-matmul bench-fitting bench-scoring bench-sampling bench-workers bench-reward bench-run bench-study bench-growth bench-report \
   reproduce-smoke reproduce-a reproduce-b reproduce-c reproduction-page
 
 help: ## This list
@@ -120,7 +120,7 @@ $(PEERS)/.ready: benchmarks/peers/requirements.txt | $(STAMP)
 	@$(PEERS)/bin/pip install -qq --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") "$(TORCH)"
 	@touch $@
 
-bench: bench-matmul bench-fitting bench-scoring bench-sampling bench-reward bench-study bench-growth bench-run bench-report ## All speed benchmarks (hours): MODEL=FOLDER PREFERENCES=FILE
+bench: bench-matmul bench-fitting bench-scoring bench-sampling bench-workers bench-reward bench-study bench-growth bench-run bench-report ## All speed benchmarks (hours): MODEL=FOLDER PREFERENCES=FILE
 
 bench-matmul: $(STAMP) ## Measure the machine's matrix products at the model's shapes: MODEL=FOLDER
 	@$(call BENCH,matmul)
@@ -133,6 +133,9 @@ bench-scoring: bench-peers ## Measure scoring of candidates against plain batche
 
 bench-sampling: bench-peers ## Measure sampling against generate: MODEL=FOLDER PREFERENCES=FILE
 	@$(call BENCH,sampling)
+
+bench-workers: $(STAMP) ## Measure sampling and scoring by two workers of one thread against one: MODEL=FOLDER PREFERENCES=FILE
+	@$(call BENCH,two_workers)
 
 bench-reward: bench-peers ## Measure reward-model training against plain transformers: MODEL=FOLDER PREFERENCES=FILE
 	@$(call BENCH,reward_training)

@@ -17,6 +17,7 @@ over rounds. Peak memory is that of each process during its rounds (Linux resets
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -29,12 +30,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PEERS = ROOT / ".venv-peers"
 _CALIBRATION_STEPS = 2_000_000
+_LONGEST_SETTING = 2000  # characters of JSON
 
 
 class BenchmarkError(Exception):
@@ -71,6 +73,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--dtype", choices=["auto", "bfloat16", "float32"], default="auto")
     made.add_argument("--threads", type=int, default=int(os.environ.get("RSO_THREADS") or os.cpu_count() or 1))
     made.add_argument("--seed", type=int, default=0)
+    made.add_argument(
+        "--tuned-by", metavar="NAME", help="take the peer's setting from this result instead of trying all"
+    )
     made.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     return made
 
@@ -184,7 +189,7 @@ def compare(  # noqa: PLR0913 - what a row of the table states
             "peer": described[1],
         }
         for number in range(len(rounds), len(rounds) + options.rounds):
-            rounds.append(_alternate(workers, number, name))
+            rounds.append(alternate(workers, number, name))
             result = {**facts, "rounds": rounds, **summary(rounds)}
             save(result, options.results)  # whatever ends this, what was measured counts: see --more
     return result
@@ -213,7 +218,14 @@ def _rounds_before(
     return list(before["rounds"])
 
 
-def _alternate(workers: Sequence[Worker], number: int, name: str) -> dict[str, Any]:
+class Works(Protocol):
+    """A side that is ready: a process, or several."""
+
+    def round(self) -> dict[str, Any]:
+        """Do one round and return what it took."""
+
+
+def alternate(workers: Sequence[Works], number: int, name: str) -> dict[str, Any]:
     """Return round `number`: both sides once, in an order that changes from round to round."""
     found: dict[str, Any] = {"calibration_seconds": calibration_seconds(), "load_average": os.getloadavg()[0]}
     places = ("ours", "peer") if number % 2 == 0 else ("peer", "ours")
@@ -252,7 +264,7 @@ def best_setting(
     name: str = "",
     small: Mapping[str, Any] | None = None,
 ) -> Side:
-    """Return `side` with the fastest of several settings: one round each, after one that does not count.
+    """Return `side` with the fastest of several settings: one round each, after the warm-up rounds.
 
     What was tried stays in the settings as `tried`, so that the result shows how the peer was tuned. `small` replaces
     settings while trying: less work of the same kind. With --more, what was tried for the result `name` holds.
@@ -261,7 +273,8 @@ def best_setting(
     tried = [] if before is None else list(before["peer"]["settings"].get("tried", ()))
     for candidate in [] if tried else candidates:
         with started(replace(side, settings=side.settings | dict(small or {}) | candidate), options) as worker:
-            worker.round()
+            for _ in range(options.warmup):
+                worker.round()
             found = worker.round()
         tried.append(
             {**candidate, "items_per_second": found["items"] / found["seconds"], "peak_bytes": found["peak_bytes"]}
@@ -271,9 +284,28 @@ def best_setting(
     return replace(side, settings=side.settings | candidates[best] | {"tried": tried})
 
 
+def tuned(side: Side, candidates: Sequence[dict[str, Any]], options: argparse.Namespace, *, name: str) -> Side:
+    """Return `side` with its best setting for the result `name`, or that of the result that --tuned-by names."""
+    if options.tuned_by is None:
+        return best_setting(side, candidates, options, name=name)
+    found = json.loads((options.results / f"{options.tuned_by}.json").read_text(encoding="utf-8"))
+    chosen = {name: found["peer"]["settings"][name] for name in (*candidates[0], "tried")}
+    return replace(side, settings=side.settings | chosen)
+
+
 def _described(worker: Worker) -> dict[str, Any]:
     side = worker.side
-    return {"name": side.name, "module": side.module, "settings": portable(side.settings), **worker.ready}
+    return {"name": side.name, "module": side.module, "settings": _without_texts(side.settings), **worker.ready}
+
+
+def _without_texts(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return portable settings in which long lists (token ids of people's texts) are a digest."""
+    found: dict[str, Any] = {}
+    for name, value in portable(settings).items():
+        written = json.dumps(value)
+        digest = hashlib.sha256(written.encode()).hexdigest()
+        found[name] = value if len(written) <= _LONGEST_SETTING else f"sha256:{digest}"
+    return found
 
 
 # What stands beside every figure -----------------------------------------------------------------------------------------

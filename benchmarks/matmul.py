@@ -1,6 +1,6 @@
 """Measure what the processor can do: matrix products at a model's own shapes, and the best at any shape.
 
-    python -m benchmarks.matmul --model FOLDER [--tokens 128 512 1024 2048]
+    python -m benchmarks.matmul --model FOLDER [--tokens 64 128 512 1024 2048 8192]
 
 For each number of tokens in a forward pass: operations per second of a forward pass's products (every linear layer, as
 often as the model has it, and the output layer), and of a training pass's (those, and for each the gradients of its
@@ -13,6 +13,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from benchmarks.flops import Matrices, matrices_of
@@ -26,7 +27,7 @@ _LEAST_SECONDS = 0.05
 def main() -> None:
     """Measure and write `matmul.json`."""
     made = parser(__doc__)
-    made.add_argument("--tokens", type=int, nargs="+", default=[128, 512, 1024, 2048])
+    made.add_argument("--tokens", type=int, nargs="+", default=[64, 128, 512, 1024, 2048, 8192])
     made.add_argument("--squares", type=int, nargs="+", default=list(SQUARES))
     options = made.parse_args()
     require(options, "model")
@@ -36,12 +37,13 @@ def main() -> None:
 
 
 def measure(matrices: Matrices, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the rates of both dtypes, in operations per second."""
+    """Return the rates of each dtype, in operations per second; with `--dtype`, of that one only."""
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     import torch
 
     torch.set_num_threads(options.threads)
-    kinds = ["float32"] if dtype(options) == "float32" else ["bfloat16", "float32"]
+    both = ["bfloat16", "float32"] if dtype(options) == "bfloat16" else ["float32"]
+    kinds = both if options.dtype == "auto" else [options.dtype]
     found = {kind: _of_dtype(matrices, getattr(torch, kind), options) for kind in kinds}
     return {
         "name": "matmul",
@@ -54,9 +56,7 @@ def measure(matrices: Matrices, options: argparse.Namespace) -> dict[str, Any]:
 
 def _of_dtype(matrices: Matrices, kind: Any, options: argparse.Namespace) -> dict[str, Any]:
     shapes = Counter(matrices.layers) + Counter([matrices.head])
-    squares = {
-        str(size): 2 * size**3 / _seconds([(size, size, size)], kind, options.rounds) for size in options.squares
-    }
+    squares = {str(size): 2 * size**3 / _seconds((size, size, size), kind, options.rounds) for size in options.squares}
     rows = {}
     for tokens in options.tokens:
         forward = [((tokens, columns, rows_), count) for (rows_, columns), count in shapes.items()]
@@ -76,25 +76,22 @@ def _turned(shape: tuple[int, int, int]) -> list[tuple[int, int, int]]:
 def _rate(products: list[tuple[tuple[int, int, int], int]], kind: Any, rounds: int) -> float:
     """Return operations per second of products m × k × n, each done `count` times."""
     operations = sum(2 * m * k * n * count for (m, k, n), count in products)
-    seconds = sum(_seconds([shape], kind, rounds) * count for shape, count in products)
+    seconds = sum(_seconds(shape, kind, rounds) * count for shape, count in products)
     return operations / seconds
 
 
-def _seconds(shapes: list[tuple[int, int, int]], kind: Any, rounds: int) -> float:
-    """Return the best time of one product of the given shapes; weights are read as a linear layer reads them."""
+@cache
+def _seconds(shape: tuple[int, int, int], kind: Any, rounds: int) -> float:
+    """Return the best time of a product m × k × n; the weight is read as a linear layer reads it."""
     import torch
 
-    pairs = [(torch.randn(m, k, dtype=kind), torch.randn(n, k, dtype=kind)) for m, k, n in shapes]
-
-    def once() -> None:
-        for left, right in pairs:
-            torch.nn.functional.linear(left, right)
-
+    m, k, n = shape
+    left, right = torch.randn(m, k, dtype=kind), torch.randn(n, k, dtype=kind)
     with torch.inference_mode():
-        return min(_timed(once) for _ in range(rounds))
+        return min(_timed(lambda: torch.nn.functional.linear(left, right)) for _ in range(rounds))
 
 
-def _timed(work: Callable[[], None]) -> float:
+def _timed(work: Callable[[], object]) -> float:
     """Return the mean time of `work`, repeated until it can be told from the clock's grain."""
     work()
     times, start = 0, time.perf_counter()

@@ -14,6 +14,7 @@ from torch import Tensor
 from rso_core.attention import ATTENTION
 from rso_core.branch_attention import Branches, branch_cache
 from rso_core.models import LanguageModel
+from rso_core.ready_weights import ReadyWeights
 from rso_core.token_sampling import Response, Sampling, sample_tokens
 
 _REFILL = 8  # new rows begin when an eighth of the batch has ended: each beginning costs the same however many begin
@@ -53,6 +54,7 @@ class Flight:
         self._last = torch.zeros_like(self._age)  # the token that is read next
         self._branches = Branches(rows, lm.device)
         self._cache: Any = branch_cache(lm.plain.config, self._branches)
+        self._weights = ReadyWeights(lm, rows)
         self._first: tuple[int, Tensor, Tensor] | None = None  # the prompt read last: its logits and random numbers
 
     def suits(self) -> bool:
@@ -83,9 +85,10 @@ class Flight:
         return self._first[1:]
 
     def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        output = self._lm.model(
-            input_ids=ids, position_ids=positions, cache=self._cache, use_cache=True, logits_to_keep=1
-        )
+        with self._weights.used():
+            output = self._lm.model(
+                input_ids=ids, position_ids=positions, cache=self._cache, use_cache=True, logits_to_keep=1
+            )
         logits: Tensor = output.logits[:, -1]
         return logits
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,14 +12,32 @@ from typing import Any
 
 import pytest
 import torch  # noqa: TID253 - what is measured
+from hypothesis import given
+from hypothesis import strategies as st
 
-from benchmarks import fitting, fitting_ours, flops, harness, report, reward_ours, texts, whole_run
+from benchmarks import (
+    comparisons,
+    fitting,
+    fitting_ours,
+    flops,
+    harness,
+    report,
+    reward_ours,
+    sampling_ours,
+    scoring_ours,
+    texts,
+    two_workers,
+    whole_run,
+)
 from benchmarks.cost_growth import growth_of, slope_ratio
 from benchmarks.peers import plain_reward
+from benchmarks.peers import sampling as peer_sampling
+from benchmarks.peers import scoring as peer_scoring
 from benchmarks.study_grid import settings, sharing_bound
 from rso_core.errors import UserError
 from rso_core.grouped_forward import _plain_log_probs, _shared_log_probs, shares_prompts
 from rso_core.models import load
+from rso_core.templates import label_ids
 from tests.rso_core.toys import toy_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,7 +127,7 @@ def test_two_sides_are_compared_in_processes_of_their_own_in_alternating_order(
     (tmp_path / "measured_side.py").write_text(SIDE, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     options = harness.parser("").parse_args(["--rounds", "2", "--threads", "1", "--results", str(tmp_path / "results")])
-    ours = harness.Side("ours", "measured_side", {"megabytes": 1, "seconds": 1.0})
+    ours = harness.Side("ours", "measured_side", {"megabytes": 1, "seconds": 1.0, "ids": [*range(999)]})
     slow, fast = {"seconds": 9.0}, {"seconds": 3.0}
     peer = harness.best_setting(harness.Side("peer", "measured_side", {"megabytes": 64}), [slow, fast], options)
 
@@ -122,6 +141,8 @@ def test_two_sides_are_compared_in_processes_of_their_own_in_alternating_order(
     assert found["memory_ratio"] < 1
     assert found["peak_bytes"]["peer"] - found["peak_bytes"]["ours"] > 50 << 20
     assert found["ours"]["facts"] == {"loaded": True}
+    assert found["ours"]["settings"] | {"ids": ""} == {"megabytes": 1, "seconds": 1.0, "ids": ""}
+    assert re.fullmatch("sha256:[0-9a-f]{64}", found["ours"]["settings"]["ids"])  # texts stay out of results
     assert harness.save(found, options.results).name == "toy.json"
 
     options.more, options.rounds = True, 1
@@ -190,6 +211,75 @@ def test_operations_are_counted_as_a_loop_counts_them(tmp_path: Path) -> None:
     group = {"prompt": [0] * prompt, "responses": [[0] * n for n in responses]}
     assert flops.grouped_flops(found, [group], training=False) == expected
     assert flops.grouped_flops(found, [group], training=True) == 3 * expected
+
+
+token_lists = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=12)
+
+
+@given(token_lists)
+def test_a_tree_holds_every_beginning_once_and_a_token_sees_its_path(sequences: list[list[int]]) -> None:
+    beginnings = {tuple(ids[:end]) for ids in sequences for end in range(1, len(ids) + 1)}
+    assert comparisons.tree_tokens(sequences) == len(beginnings)
+    assert comparisons.attended_pairs(sequences) == sum(map(len, beginnings))
+
+
+def as_side(model: Path, **settings: Any) -> dict[str, Any]:
+    return {"model": str(model), "threads": torch.get_num_threads(), "dtype": "float32", "seed": 0, **settings}
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_both_sides_of_scoring_answer_the_same(tmp_path: Path, padding: str) -> None:
+    model = toy_model(tmp_path / "toy", "causal")
+    parts = comparisons.template(model)
+    group = {"prompt": [*range(16, 36)], "responses": [[20 + n, *range(16, 20 + n), 1] for n in range(6)]}
+    sequences = comparisons.both_orders(parts, group, orders=2)
+    labels = label_ids(*texts.tokenizer_of(model))
+
+    ours = scoring_ours.prepare(as_side(model, sequences=sequences)).run()
+    peer = peer_scoring.prepare(as_side(model, sequences=sequences, labels=list(labels), rows=3, padding=padding)).run()
+
+    assert ours.items == peer.items == 10
+    assert ours.extra == pytest.approx(peer.extra, abs=1e-4)
+    assert ours.tokens < peer.tokens == sum(map(len, sequences))
+
+
+def test_both_sides_of_sampling_count_what_they_drew_and_read(tmp_path: Path) -> None:
+    model = toy_model(tmp_path / "toy", "causal")
+    prompts = [[18, 20, 22], [30, 31]]
+    work = as_side(model, prompts=prompts, responses=200, tokens=5, temperature=0.9, top_k=8)
+
+    ours = sampling_ours.prepare(work | {"rows": 64}).run()
+    peer = peer_sampling.prepare(work | {"together": 2, "cache": None, "eos": load(model).eos_id}).run()
+
+    for side, reads in ((ours, 1), (peer, 200)):  # how often a prompt is read
+        assert side.extra["candidates"] == 400
+        assert side.items == pytest.approx(400 * side.extra["mean_tokens"])
+        assert side.tokens == reads * 5 + side.items - 400
+    assert ours.extra["mean_tokens"] == pytest.approx(peer.extra["mean_tokens"], rel=0.1)
+
+
+def test_a_peer_may_take_the_setting_that_an_earlier_result_found_best(tmp_path: Path) -> None:
+    options = harness.parser("").parse_args(["--results", str(tmp_path), "--tuned-by", "earlier"])
+    settings = {"rows": 8, "tried": [{"rows": 8, "items_per_second": 2.0}], "sequences": "others"}
+    harness.save({"name": "earlier", "peer": {"settings": settings}}, tmp_path)
+
+    found = harness.tuned(
+        harness.Side("peer", "nothing", {"sequences": "mine"}), [{"rows": 4}, {"rows": 8}], options, name="mine"
+    )
+
+    assert found.settings == {"rows": 8, "tried": settings["tried"], "sequences": "mine"}
+
+
+def test_workers_together_take_as_long_as_the_slowest_and_do_what_all_do() -> None:
+    class Half:
+        def round(self) -> dict[str, Any]:
+            time.sleep(0.2)
+            return {"items": 2, "tokens": 3, "flops": 4.0, "peak_bytes": 5, "seconds": 0.2}
+
+    found = two_workers.Together([Half(), Half()]).round()
+
+    assert (found["items"], found["tokens"], found["flops"], found["peak_bytes"]) == (4, 6, 8.0, 10)
+    assert 0.2 <= found["seconds"] < 0.39
 
 
 def test_growth_is_judged_by_what_one_more_item_costs() -> None:
@@ -272,6 +362,30 @@ def test_growth_of_cost_is_measured(tmp_path: Path) -> None:
     small = ["--prompts", "200", "400", "--candidates", "9", "18", "--rounds", "1", "--steps", "3"]
     found = run_benchmark("cost_growth", *small, "--results", str(tmp_path))
     assert set(found["growth"]["candidates"]) == {"sampling", "scoring", "rejection_sampling"}
+
+
+def small_benchmark(tmp_path: Path, name: str, *arguments: str) -> dict[str, Any]:
+    """Run a benchmark of a toy model with toy texts, one round."""
+    model = toy_model(tmp_path / "toy", "causal", chat_template=True, context=4096)
+    files = ["--model", str(model), "--preferences", str(tree(tmp_path / "hh.jsonl")), "--results", str(tmp_path)]
+    return run_benchmark(name, *files, "--rounds", "1", "--threads", "1", "--dtype", "float32", *arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "result"), [("sampling", "sampling_hh"), ("scoring", "scoring_hh_both")])
+def test_sampling_and_scoring_are_measured_on_both_sides(tmp_path: Path, name: str, result: str) -> None:
+    if not (harness.PEERS / "bin" / "python").exists():
+        pytest.skip("the peers' environment is made by `make bench-peers`")
+    small_benchmark(tmp_path, name, "--only", result)
+    written = json.loads((tmp_path / f"{result}.json").read_text(encoding="utf-8"))
+    assert written["token_bound"] > 1
+    assert written["speedup_median"] > 0 < written["flops_per_second"]
+
+
+@pytest.mark.slow
+def test_two_workers_are_measured_against_one(tmp_path: Path) -> None:
+    found = small_benchmark(tmp_path, "two_workers")
+    assert [row["name"] for row in found["rows"]] == sorted(two_workers.CASES)
 
 
 @pytest.mark.slow

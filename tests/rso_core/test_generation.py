@@ -71,6 +71,55 @@ def test_first_and_later_tokens_follow_the_exact_distribution(lm: LanguageModel)
     assert_drawn_from(second, exact_distribution(next_logits(lm, prompt, [common]), **settings))
 
 
+def drawn_places(lm: LanguageModel, prompt: list[int], responses: list[list[int]], **settings: Any) -> Tensor:
+    """Return (F(before token), F(token)) of every drawn token given all that precedes it: [responses, steps, 2]; NaN after the end.
+
+    F is the cumulative distribution of the exact next-token distribution, over tokens from the likeliest on.
+    """
+    steps = max(map(len, responses))
+    padded = torch.tensor([ids + [lm.eos_id] * (steps - len(ids)) for ids in responses])
+    prompts = torch.tensor([prompt] * len(responses))
+    with torch.no_grad():
+        if lm.family == "causal":
+            logits = lm.model(torch.cat([prompts, padded], dim=1)).logits[:, len(prompt) - 1 : -1]
+        else:
+            start = torch.full_like(padded[:, :1], lm.model.config.decoder_start_token_id)
+            decoder = torch.cat([start, padded[:, :-1]], dim=1)
+            logits = lm.model(input_ids=prompts, decoder_input_ids=decoder).logits
+    values, tokens = logits.double().topk(settings["top_k"])
+    chances = torch.softmax(values / settings["temperature"], dim=-1)
+    chosen = tokens == padded[..., None]
+    inside = torch.tensor([[step < len(ids) for step in range(steps)] for ids in responses])
+    assert bool((chosen.sum(dim=-1) == 1)[inside].all())  # nothing outside of the top k was drawn
+    upper = (chances.cumsum(dim=-1) * chosen).sum(dim=-1)
+    places = torch.stack([upper - (chances * chosen).sum(dim=-1), upper], dim=-1)
+    return places.masked_fill(~inside[..., None], torch.nan)
+
+
+def test_tokens_at_every_position_follow_the_exact_distribution_given_what_precedes_them(lm: LanguageModel) -> None:
+    """A token's place in its own exact distribution, at random between F before and F at it, is uniform at every position.
+
+    Rows end at different times and others take their places: four prompts share a batch of 100.
+    """
+    settings: dict[str, Any] = {"temperature": 0.7, "top_k": 12}
+    sampled = generate(
+        lm, PROMPTS, num_responses=1000, max_new_tokens=6, seeds=[5, 6, 7, 8], batch_size=100, **settings
+    )
+    places = torch.cat(
+        [
+            drawn_places(lm, prompt, [response.token_ids for response in responses], **settings)
+            for prompt, responses in zip(PROMPTS, sampled, strict=True)
+        ]
+    )
+    noise = torch.rand(places.shape[:2], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    uniform = torch.lerp(places[..., 0], places[..., 1], noise)
+
+    for step in range(6):
+        here = uniform[:, step][~uniform[:, step].isnan()]
+        assert len(here) > 500
+        assert_drawn_from((here * 20).long().clamp(max=19).tolist(), dict.fromkeys(range(20), 1 / 20))
+
+
 def test_top_k_zero_samples_among_all_tokens(lm: LanguageModel) -> None:
     (responses,) = generate(
         lm, [[18, 20]], num_responses=3000, temperature=3.0, top_k=0, max_new_tokens=1, seeds=[3], batch_size=3000
