@@ -45,7 +45,7 @@ class ReadyWeights:
 
 
 def _multiplies_bfloat16() -> bool:
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - as below
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())  # type: ignore[no-untyped-call] # noqa: SLF001 - as below
 
 
 def _forward(layer: torch.nn.Linear, rows: int) -> partial[Tensor]:
