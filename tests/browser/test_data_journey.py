@@ -96,15 +96,14 @@ def test_a_failed_import_is_removed_only_after_a_question(
     work_off(dataset.stage)
     sign_in(researcher)
     page.goto(dataset.get_absolute_url())
-    page.get_by_role("button", name="Remove").click()
-    dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("Remove empty?")
+    page.get_by_role("link", name="Delete …").click()
+    expect(page.get_by_role("heading", name="Delete empty?")).to_be_visible()
     axe(page)
-    dialog.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_role("button", name="Remove")).to_be_focused()
-    page.get_by_role("button", name="Remove").click()
-    dialog.get_by_role("button", name="Remove").click()
-    expect(page.get_by_text("empty was removed.")).to_be_visible()
+    page.get_by_role("link", name="Keep it").click()
+    expect(page).to_have_url(re.compile(re.escape(dataset.get_absolute_url()) + "$"))
+    page.get_by_role("link", name="Delete …").click()
+    page.get_by_role("button", name="Delete empty").click()
+    expect(page.get_by_text("empty was deleted.")).to_be_visible()
 
 
 @in_every_window
