@@ -14,6 +14,7 @@ import os
 import random
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -59,7 +60,9 @@ class Endpoint:
         """Yield the answers in order, in blocks as large as what is under way at once."""
         block = self.settings.concurrency * 4
         for start in range(0, len(requests), block):
-            yield asyncio.run(self._ask_block(requests[start : start + block]))
+            with ThreadPoolExecutor(1) as pool:  # a notebook has an event loop of its own in this thread
+                answers = pool.submit(asyncio.run, self._ask_block(requests[start : start + block])).result()
+            yield answers
 
     async def _ask_block(self, requests: Sequence[Request]) -> list[Answer]:
         slots = asyncio.Semaphore(self.settings.concurrency)

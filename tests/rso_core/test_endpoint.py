@@ -1,5 +1,7 @@
+import asyncio
 import datetime as dt
 import time
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,14 @@ def ask(endpoint: Endpoint, *requests: Request) -> list[Answer]:
 
 
 # What is sent, what is understood
+
+
+def test_it_can_be_asked_where_an_event_loop_runs_as_in_a_notebook() -> None:
+    async def cell(server: BadServer) -> list[Answer]:
+        return ask(Endpoint(settings(server)))
+
+    with serving(says("yes")) as server, ThreadPoolExecutor(1) as pool:
+        assert pool.submit(asyncio.run, cell(server)).result()[0].text == "yes"
 
 
 def test_a_sample_is_asked_for_with_every_setting_explicit() -> None:
