@@ -1,6 +1,6 @@
 """The command line: `python -m rso_core run recipe.yaml`, without Django or Celery.
 
-Commands: `run`, `study`, `plan`, `check`, `import`. What a person got wrong is told in one sentence with exit code 2.
+Commands: `run`, `study`, `plan`, `check`, `import`, `export`. What a person got wrong is told in one sentence with exit code 2.
 Ctrl-C leaves everything finished in the store; the same command goes on from there.
 """
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STORE = "rso-store"
 _INTERRUPTED = 130
+_MADE = (("policy", "checkpoint_selection"), ("pairs", "pairs"), ("targets", "targets"), ("report", "report"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,6 +82,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--layout", default="auto", help="layout of a data file (default: auto)")
     _add_store(command)
     command.set_defaults(command=_import)
+    command = commands.add_parser(
+        "export", help="write policy, pairs and candidates of a finished run for other programs"
+    )
+    command.add_argument("record", type=Path, help="the record of the run, which `run` names under details")
+    command.add_argument(
+        "--to", type=Path, required=True, help="folder to write; what exists in it is not written over"
+    )
+    _add_store(command)
+    command.set_defaults(command=_export)
     _add_study(commands.add_parser("study", help="execute a study: a table of the paper, a bundle, or a grid of yours"))
     return parser
 
@@ -135,8 +145,9 @@ def _run(options: argparse.Namespace) -> None:
     with exclusive(run.store):
         done = run.run(config)
     print(_results(done["report"].summary))
-    for what, key in (("policy", "checkpoint_selection"), ("pairs", "pairs"), ("report", "report")):
-        print(f"{what + ':':<9} {run.store.path(done[key].digest)}")
+    for what, key in _MADE:
+        if key in done:
+            print(f"{what + ':':<9} {run.store.path(done[key].digest)}")
     print(f"details:  {run.record_path(config)}")
 
 
@@ -198,6 +209,18 @@ def _plan(options: argparse.Namespace) -> None:
         print(f"{count:>12,} {name.replace('_', ' ')}")
     for warning in plan.warnings:
         print(f"warning: {warning}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from rso_core.exports import export_run
+
+    try:
+        record = json.loads(options.record.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        message = f"the record {options.record} cannot be read: {error}; name the file that `run` names under details"
+        raise UserError(message) from error
+    for what, folder in export_run(record, ArtifactStore(str(options.store)), options.to).items():
+        print(f"{what + ':':<12} {folder}")
 
 
 def _check(options: argparse.Namespace) -> None:

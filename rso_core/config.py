@@ -6,19 +6,25 @@ they are two separate settings. Must not import torch, transformers or datasets.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 from rso_core.errors import UserError
+from rso_core.objectives import parse_objectives
 from rso_core.vocabulary import Task
 
 SCHEMA_VERSION = 1
 
 LossName = Literal["sigmoid_norm", "hinge", "hinge_norm"]
+FittingLoss = Literal["sigmoid_norm", "hinge", "hinge_norm", "slic", "cross_entropy"]
 PairSource = Literal["direct", "sft_sample_rank", "rso_sample_rank"]
+# Without pairs: chosen candidates become targets of cross-entropy, as in RAFT and ReST.
+TargetSource = Literal["best_candidate", "above_threshold"]
+TrainingSource = Literal["direct", "sft_sample_rank", "rso_sample_rank", "best_candidate", "above_threshold"]
 Ranking = Literal["first_round_rank", "tournament_rank"]
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -38,6 +44,10 @@ class DataConfig(Settings):
     preferences: str = Field(description="Preference dataset D_hf: human triplets (prompt, chosen, rejected).")
     sft: str = Field(
         description="SFT dataset: prompts with targets. Its training prompts are sampled from; its test targets are the reference of every win rate."
+    )
+    prompts: str = Field(
+        "",
+        description="SFT dataset whose prompts are sampled from and whose test targets are the reference, where it is another than the one π_sft is trained on (Table 6); empty: the SFT dataset. Its training targets are not used.",
     )
     split_seed: int = Field(
         0,
@@ -169,6 +179,25 @@ class GoldRewardConfig(TrainingConfig):
         return self
 
 
+class ObjectivesConfig(Settings):
+    """Several reward objectives: the weighted average of their normalised rewards decides what is kept and who wins."""
+
+    models: str = Field(
+        "",
+        description="Further reward models with their weights, as name=weight, name=weight; empty: the run's own ρ alone.",
+    )
+    own_weight: float = Field(1.0, gt=0, le=1_000_000, description="Weight of the run's own ρ beside them.")
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        try:
+            parse_objectives(self.models)
+        except UserError as error:
+            message = f"`models`: {error}"
+            raise ValueError(message) from error
+        return self
+
+
 class SamplingConfig(Settings):
     """Candidates from π_sft. Every field is passed explicitly; a model's generation_config never overrides one."""
 
@@ -212,28 +241,42 @@ class RejectionSamplingConfig(Settings):
 
 
 class PairsConfig(Settings):
-    """Preference pairs for policy fitting."""
+    """What the policy is fitted on: preference pairs, or (with the loss cross_entropy) chosen candidates."""
 
-    pair_source: PairSource = Field(
+    pair_source: TrainingSource = Field(
         "rso_sample_rank",
-        description="direct: D_hf as it is. sft_sample_rank: random samples of π_sft, labelled by ρ. rso_sample_rank: samples kept by rejection sampling, labelled by ρ.",
+        description="direct: D_hf as it is. sft_sample_rank: random samples of π_sft, labelled by ρ. rso_sample_rank: samples kept by rejection sampling, labelled by ρ. Without pairs, for cross_entropy: best_candidate (RAFT) and above_threshold (ReST).",
     )
     ranking: Ranking = Field(
         "first_round_rank",
         description="first_round_rank: n/2 disjoint pairs. tournament_rank: winners go on, n − 1 games.",
     )
-    label: Literal["reward_model", "auto_sxs"] = Field(
+    label: Literal["reward_model", "coin_label", "auto_sxs"] = Field(
         "reward_model",
-        description="Who decides the games between samples: ρ (direct pairs keep the people's labels), or the AutoSxS judge, which labels direct pairs anew.",
+        description="Who decides the games between samples: ρ (direct pairs keep the people's labels), a coin (coin_label), the control that shows what the labels are worth, or the AutoSxS judge, which labels direct pairs anew.",
+    )
+    best_by: Literal["tournament", "pointwise"] = Field(
+        "tournament",
+        description="How best_candidate finds the best of all candidates: n − 1 games labelled by ρ, as in the paper, or the highest reward r_ψ.",
+    )
+    threshold: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.7, description="above_threshold takes the candidates whose normalised reward is higher than this."
+    )
+    normalize: Literal["per_prompt", "global"] = Field(
+        "per_prompt",
+        description="above_threshold scales rewards to [0, 1] between the lowest and the highest of the prompt, or of all prompts.",
     )
 
 
 class FittingConfig(TrainingConfig):
     """Policy fitting."""
 
-    loss: LossName = Field(
+    enabled: bool = Field(
+        True, description="Off: nothing is fitted and π_sft itself is evaluated, for best-of-N with evaluation.best_of."
+    )
+    loss: FittingLoss = Field(
         "sigmoid_norm",
-        description="sigmoid_norm (eq. 8) is DPO's loss; hinge (eq. 9) needs no reference; hinge_norm (eq. 10) is the paper's. Elsewhere: TRL `sigmoid` = sigmoid_norm, TRL `hinge` and torchtune `RSOLoss` = hinge_norm.",
+        description="sigmoid_norm (eq. 8) is DPO's loss; hinge (eq. 9) needs no reference; hinge_norm (eq. 10) is the paper's; slic (eq. 1) is hinge with margin δ and a regulariser; cross_entropy is for RAFT and ReST. Elsewhere: TRL `sigmoid` = sigmoid_norm, TRL `hinge` and torchtune `RSOLoss` = hinge_norm.",
     )
     gamma: float = Field(
         0.05,
@@ -241,10 +284,27 @@ class FittingConfig(TrainingConfig):
         le=1000,
         description="Slope γ of the loss (DPO's beta). Not the temperature β of rejection sampling.",
     )
+    delta: float = Field(
+        0.0, ge=0, le=100_000, description="Margin δ of the loss slic (eq. 1), in nats; 0 means 1/γ, as in the paper."
+    )
+    regularizer: float = Field(
+        0.0, ge=0, le=100_000,
+        description="Weight λ of slic's regulariser −log π_θ(y_ref|x) (eq. 1). y_ref is the prompt's SFT target, or the chosen response where there is none.",
+    )  # fmt: skip
     num_checkpoints: int = Field(2, ge=1, le=100, description="Evenly spaced checkpoints to select from.")
     select_by: Literal["proxy_win_rate", "last"] = Field(
         "proxy_win_rate",
         description="Keep the checkpoint with the highest proxy win rate on validation prompts, or the last.",
+    )
+
+
+class RoundsConfig(Settings):
+    """Several rounds: the fitted policy becomes the proposal of the next pool of candidates."""
+
+    count: int = Field(1, ge=1, le=10, description="Rounds of sampling and fitting; 1 is the paper's.")
+    reference: Literal["kept", "moved"] = Field(
+        "kept",
+        description="Where each fit starts and what its loss compares with: π_sft in every round (kept), or the policy of the round before (moved).",
     )
 
 
@@ -259,6 +319,16 @@ class EvaluationConfig(Settings):
     )
     temperature: float = Field(0.7, gt=0, le=10, description="Temperature of the evaluated responses.")
     top_k: int = Field(40, ge=0, le=100_000, description="Top-k of the evaluated responses; 1 is greedy.")
+    kl_prompts: int = Field(
+        64,
+        ge=0,
+        le=1_000_000,
+        description="Validation prompts on which the divergence from π_sft is measured at every checkpoint, beside proxy and gold; 0 leaves these figures out.",
+    )
+    best_of: int = Field(
+        1, ge=1, le=4096,
+        description="Responses sampled for each test prompt, of which the one with the highest reward is evaluated (best-of-N); 1 means no choice.",
+    )  # fmt: skip
     gold: Literal["none", "mini_tldr", "reward_model"] = Field(
         "none",
         description="mini_tldr: exact gold reward of the built-in task. reward_model: a gold reward model of its own, as set in gold_reward.",
@@ -317,10 +387,12 @@ class RunConfig(Settings):
     sft: SftConfig = SftConfig()
     reward: RewardConfig = RewardConfig()
     gold_reward: GoldRewardConfig = GoldRewardConfig()
+    objectives: ObjectivesConfig = ObjectivesConfig()
     sampling: SamplingConfig = SamplingConfig()
     rejection_sampling: RejectionSamplingConfig = RejectionSamplingConfig()
     pairs: PairsConfig = PairsConfig()
     fitting: FittingConfig = FittingConfig()
+    rounds: RoundsConfig = RoundsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     judge: JudgeConfig = JudgeConfig()
 
@@ -343,12 +415,45 @@ class RunConfig(Settings):
             raise ValueError(message)
         return self
 
+    @model_validator(mode="after")
+    def _rounds_sample(self) -> Self:
+        if self.rounds.count > 1 and (self.pairs.pair_source == "direct" or not self.fitting.enabled):
+            message = (
+                f"`rounds.count` above 1 needs candidates to sample again and a fit: pairs.pair_source other than direct and "
+                f"fitting.enabled, got {self.rounds.count} rounds of {self.pairs.pair_source}"
+            )
+            raise ValueError(message)
+        return self
 
-# The three presets of the paper a form offers first: what differs from the defaults.
-PRESETS: dict[str, dict[str, dict[str, str]]] = {
+    @model_validator(mode="after")
+    def _loss_fits_what_is_fitted_on(self) -> Self:
+        source, loss = self.pairs.pair_source, self.fitting.loss
+        if (source in get_args(TargetSource)) != (loss == "cross_entropy"):
+            message = (
+                f"`fitting.loss` is cross_entropy exactly where `pairs.pair_source` chooses candidates "
+                f"({' or '.join(get_args(TargetSource))}), got {loss} with {source}; change one of them"
+            )
+            raise ValueError(message)
+        return self
+
+
+# The systems of the paper, and two controls, that a form offers first: what differs from the defaults.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "RSO": {"pairs": {"pair_source": "rso_sample_rank"}, "fitting": {"loss": "sigmoid_norm"}},
     "DPO": {"pairs": {"pair_source": "direct"}, "fitting": {"loss": "sigmoid_norm"}},
     "SLiC": {"pairs": {"pair_source": "sft_sample_rank", "ranking": "tournament_rank"}, "fitting": {"loss": "hinge"}},
+    "SLiC direct": {"pairs": {"pair_source": "direct"}, "fitting": {"loss": "hinge"}},
+    "SLiC regularised": {
+        "pairs": {"pair_source": "sft_sample_rank"},
+        "fitting": {"loss": "slic", "regularizer": 5},
+    },
+    "RAFT": {"pairs": {"pair_source": "best_candidate"}, "fitting": {"loss": "cross_entropy"}},
+    "ReST": {"pairs": {"pair_source": "above_threshold"}, "fitting": {"loss": "cross_entropy"}},
+    "Coin labels": {
+        "pairs": {"pair_source": "rso_sample_rank", "label": "coin_label"},
+        "fitting": {"loss": "sigmoid_norm"},
+    },
+    "Best of N": {"fitting": {"enabled": False}, "evaluation": {"best_of": 64}},
 }
 
 
@@ -375,9 +480,33 @@ def recipe_values(text: str) -> dict[str, Any]:
     return values
 
 
+def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's settings with those of the preset that it names (`preset: RAFT`) below. Raises UserError."""
+    rest = dict(values)
+    if "preset" not in rest:
+        return rest
+    name = rest.pop("preset")
+    if name not in PRESETS:
+        message = f"`preset` must be one of {', '.join(PRESETS)}, received {name!r}"
+        raise UserError(message)
+    return merged(PRESETS[name], rest)
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings in which `above` replaces what `below` says, setting by setting."""
+    found = dict(below)
+    for name, value in above.items():
+        old = found.get(name)
+        found[name] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return found
+
+
 def parse_run_config(text: str) -> RunConfig:
     """Return the configuration written in YAML (or JSON). Raises UserError naming every wrong field."""
-    values = recipe_values(text)
+    return _validated(with_preset(recipe_values(text)))
+
+
+def _validated(values: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -385,8 +514,20 @@ def parse_run_config(text: str) -> RunConfig:
 
 
 def load_run_config(path: Path) -> RunConfig:
-    """Return the configuration in the recipe file at `path`."""
-    return parse_run_config(path.read_text(encoding="utf-8"))
+    """Return the configuration in the recipe file at `path`.
+
+    `extends: other.yaml` (a path from the recipe's folder) gives the settings that the recipe does not name.
+    """
+    values = with_preset(recipe_values(path.read_text(encoding="utf-8")))
+    seen = {path.resolve()}
+    while "extends" in values:
+        path = path.parent / str(values.pop("extends"))
+        if path.resolve() in seen:
+            message = f"the recipe {path} extends itself; remove `extends` from one of the files"
+            raise UserError(message)
+        seen.add(path.resolve())
+        values = merged(with_preset(recipe_values(path.read_text(encoding="utf-8"))), values)
+    return _validated(values)
 
 
 def dump_run_config(config: RunConfig) -> str:

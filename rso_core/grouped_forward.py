@@ -106,13 +106,21 @@ def _plain_log_probs(lm: LanguageModel, trees: Sequence[Tree]) -> Tensor:
     return _batch_log_probs(lm, [(prompt, response) for prompt, responses in trees for response in responses])
 
 
-def _batch_log_probs(lm: LanguageModel, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor:
+def response_logits(lm: LanguageModel, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[Tensor, Tensor]:
+    """Return the logits [rows, T, vocabulary] that predict each token of each row's response, and the mask [rows, T].
+
+    A row is a prompt and a response; T is the longest response.
+    """
     targets, target_mask = pad_right([response for _, response in rows], lm.pad_id, lm.device)
     prompts = [prompt for prompt, _ in rows]
     if lm.family == "causal":
-        logits = _causal_logits(lm, prompts, targets, target_mask)
-    else:
-        logits = _seq2seq_logits(lm, prompts, targets)
+        return _causal_logits(lm, prompts, targets, target_mask), target_mask
+    return _seq2seq_logits(lm, prompts, targets), target_mask
+
+
+def _batch_log_probs(lm: LanguageModel, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor:
+    logits, target_mask = response_logits(lm, rows)
+    targets, _ = pad_right([response for _, response in rows], lm.pad_id, lm.device)
     token_log_probs = -torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
     # `where`, not a product: a padded position must not pass a NaN or a gradient.
     return torch.where(target_mask.bool(), token_log_probs, 0.0).sum(dim=1)

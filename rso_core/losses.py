@@ -1,4 +1,4 @@
-"""The losses of policy fitting, eq. 8-10 of RSO (arXiv:2309.06657), on pairs (y_w, y_l).
+"""The losses of policy fitting, eq. 1 and 8-10 of RSO (arXiv:2309.06657), on pairs (y_w, y_l).
 
 γ is the slope of the loss, which DPO calls β; it is not the temperature β of rejection sampling. Log-probabilities
 are summed over the response's tokens with end-of-sequence, never averaged. `log_ratio` is
@@ -52,6 +52,23 @@ def hinge_norm_loss(chosen_log_ratio: Tensor, rejected_log_ratio: Tensor, *, gam
     negative or not finite.
     """
     return torch.relu(1 - _slope_times_margin(chosen_log_ratio, rejected_log_ratio, gamma))
+
+
+def slic_loss(chosen: Tensor, rejected: Tensor, target: Tensor, *, delta: float, regularizer: float) -> Tensor:
+    """SLiC-HF's loss, eq. 1: a hinge with margin δ on likelihood, and a pull towards a target y_ref. No reference.
+
+    max(0, δ − log π_θ(y_w|x) + log π_θ(y_l|x)) − λ log π_θ(y_ref|x), λ = `regularizer`.
+    With δ = 1/γ and λ = 0 it is `hinge_loss` divided by γ. Shapes: log-probabilities, all [batch]; returns [batch],
+    not reduced. Raises ValueError when the shapes differ, or δ or λ is negative or not finite.
+    """
+    if target.shape != chosen.shape:
+        message = f"`target` must have the shape of `chosen`, got {tuple(target.shape)} and {tuple(chosen.shape)}"
+        raise ValueError(message)
+    for name, value in (("delta", delta), ("regularizer", regularizer)):
+        if not math.isfinite(value) or value < 0:
+            message = f"`{name}` must be finite and 0 or above, got {value}"
+            raise ValueError(message)
+    return torch.relu(delta - _slope_times_margin(chosen, rejected, 1.0)) - regularizer * target
 
 
 def _slope_times_margin(chosen: Tensor, rejected: Tensor, gamma: float) -> Tensor:

@@ -13,7 +13,16 @@ from typing import Any, Literal
 from rso_core.config import GoldRewardConfig, RewardConfig, RunConfig
 from rso_core.errors import UserError
 from rso_core.judge_prompts import parse_few_shot
-from rso_core.run_data import RunData, counts_of, part_settings, preferences_of, refuse_overlap, split_settings
+from rso_core.objectives import parse_objectives
+from rso_core.run_data import (
+    RunData,
+    counts_of,
+    part_settings,
+    preferences_of,
+    prompts_of,
+    refuse_overlap,
+    split_settings,
+)
 from rso_core.vocabulary import Split, canonical_json
 
 Queue = Literal["gpu", "cpu"]
@@ -25,13 +34,16 @@ CODE_VERSIONS: dict[str, int] = {
     "reward_training": 6,
     "sampling": 2,
     "scoring": 3,
+    "combined_rewards": 1,
     "rejection_sampling": 1,
     "preference_pairs": 3,
+    "candidate_targets": 1,
     "reference_log_probs": 2,
-    "policy_fitting": 4,
-    "checkpoint_selection": 4,
+    "policy_fitting": 5,
+    "checkpoint_selection": 5,
+    "checkpoint_figures": 1,
     "generation": 2,
-    "win_rate": 4,
+    "win_rate": 5,
     "auto_sxs": 1,
     "judge_accuracy": 1,
     "report": 2,
@@ -40,8 +52,23 @@ CODE_VERSIONS: dict[str, int] = {
     "import_model": 1,
     "responses": 2,
 }
-CPU_KINDS = frozenset({"length_profile", "rejection_sampling", "report", "import_dataset", "import_model"})
-MEASURING_KINDS = frozenset({"win_rate"})  # what may read the gold reward model
+CPU_KINDS = frozenset(
+    {"length_profile", "combined_rewards", "rejection_sampling", "report", "import_dataset", "import_model"}
+)
+MEASURING_KINDS = frozenset({"win_rate", "checkpoint_figures"})  # what may read the gold reward model
+# Stages that every round has; those of a round but the last are called sampling_round_1 and so on.
+_OF_A_ROUND = frozenset(
+    {
+        "sampling",
+        "scoring",
+        "combined_rewards",
+        "rejection_sampling",
+        "pairs",
+        "targets",
+        "reference_log_probs",
+        "policy_fitting",
+    }
+)
 GOLD = "gold_reward_training"
 TITLES: dict[str, str] = {
     "length_profile": "length profile",
@@ -49,11 +76,14 @@ TITLES: dict[str, str] = {
     "reward_training": "reward model",
     "sampling": "sampling",
     "scoring": "scoring",
+    "combined_rewards": "combined rewards",
     "rejection_sampling": "rejection sampling",
     "preference_pairs": "pairs",
+    "candidate_targets": "targets",
     "reference_log_probs": "reference log-probs",
     "policy_fitting": "policy fitting",
     "checkpoint_selection": "checkpoint selection",
+    "checkpoint_figures": "checkpoint figures",
     "generation": "generation",
     "win_rate": "win rate",
     "auto_sxs": "AutoSxS",
@@ -184,9 +214,10 @@ def reward_limits(config: RunConfig, reward: RewardConfig | GoldRewardConfig) ->
 def build_plan(config: RunConfig, data: RunData) -> Plan:
     """Return the stages of a run. Raises UserError when data is missing, splits overlap or a split is empty."""
     split = split_settings(config)
-    prompts = data.prompts_by_split(config.data.sft, split)
+    prompts = data.prompts_by_split(prompts_of(config), split)
+    others = [data.prompts_by_split(config.data.sft, split)] if config.data.prompts else []
     human = [data.prompts_by_split(name, split) for name in preferences_of(config)]
-    refuse_overlap(prompts, *human)
+    refuse_overlap(prompts, *others, *human)
     counts = counts_of(config, data, prompts, split)
     return _Planner(config, data, split, counts).build()
 
@@ -198,11 +229,16 @@ class _Planner:
         self.config, self.data, self.split, self.counts = config, data, split, counts
         self.plan = _Builder()
         self.sft_data = {"sft": data.dataset(config.data.sft)}
+        self.prompts_data = {"sft": data.dataset(prompts_of(config))}
         self.preferences = {"preferences": data.dataset(config.data.preferences)}
         self.base = {"base": data.model(config.model.base)}
         self.limits = limits_of(config)
         self.weights = config.model.model_dump(include={"dtype", "method", "lora_rank", "lora_alpha"})
         self.reward_limits = reward_limits(config, config.reward)
+        # Which policy the present round samples from, and which one its fit starts from and compares with.
+        self.suffix, self.proposal, self.reference = "", "sft", "sft"
+        self.objectives = parse_objectives(config.objectives.models)
+        self.weights_of_objectives = [config.objectives.own_weight, *(weight for _, weight in self.objectives)]
         self.has_gold_model = config.evaluation.gold == "reward_model"
 
     def build(self) -> Plan:
@@ -212,8 +248,7 @@ class _Planner:
         self._add_reward_training()
         if self.has_gold_model:
             self._add_gold_reward_training()
-        pairs = self._add_pairs()
-        self._add_fitting(pairs)
+        self._add_policy()
         self._add_evaluation()
         refuse_gold_in_training(self.plan.stages.values())
         return Plan(tuple(self.plan.stages.values()), self.counts, tuple(_warnings(self.config)))
@@ -272,11 +307,17 @@ class _Planner:
             work=f"{self.counts['gold_train_pairs']} human pairs × {gold.epochs:g} epochs, for figures only",
         )
 
+    def _add(self, key: str, kind: str, config: dict[str, Any], *, needs: dict[str, str], **more: Any) -> str:
+        """Add a stage of the present round. What it needs of the same round is named without the round."""
+        of_round = {name: f"{stage}{self.suffix}" for name, stage in needs.items() if stage in _OF_A_ROUND}
+        self.plan.add(f"{key}{self.suffix}", kind, config, needs={**needs, **of_round}, **more)
+        return key
+
     def _add_pool(self) -> None:
         sampling = self.config.sampling
         shards = -(-self.counts["train_prompts"] // sampling.prompts_per_shard)
         work = f"{self.counts['train_prompts']} prompts × {sampling.num_candidates} candidates"
-        self.plan.add(
+        self._add(
             "sampling",
             "sampling",
             {
@@ -287,20 +328,43 @@ class _Planner:
                 "sampling": sampling.model_dump(mode="json", exclude={"truncated", "endpoint"}),
                 **({"endpoint": self.data.endpoint(sampling.endpoint)} if sampling.endpoint else {}),
             },
-            needs={"policy": "sft"},
-            digests=self.sft_data,
+            needs={"policy": self.proposal},
+            digests=self.prompts_data,
             shards=shards,
             work=work,
         )
-        if self.config.pairs.pair_source == "rso_sample_rank":
-            self.plan.add(
-                "scoring",
-                "scoring",
-                self.reward_limits,
-                needs={"reward_model": "reward_training", "pool": "sampling"},
-                shards=shards,
-                work=f"{work}, against a baseline" + (", both orders" if self.config.reward.order_average else ""),
+        pairs = self.config.pairs
+        by_reward = pairs.pair_source == "best_candidate" and pairs.best_by == "pointwise"
+        if pairs.pair_source in {"rso_sample_rank", "above_threshold"} or by_reward or self.objectives:
+            work += ", against a baseline" + (", both orders" if self.config.reward.order_average else "")
+            self._add_scoring("scoring", {"reward_model": "reward_training"}, {}, shards, work)
+        if self.objectives:
+            self._add_objectives(shards, work)
+
+    def _add_scoring(self, key: str, needs: dict[str, str], digests: dict[str, str], shards: int, work: str) -> None:
+        needs = {**needs, "pool": "sampling"}
+        self._add(key, "scoring", self.reward_limits, needs=needs, digests=digests, shards=shards, work=work)
+
+    def _add_objectives(self, shards: int, work: str) -> None:
+        """Add the scores of every further objective, and the average that takes the place of the rewards."""
+        keys = {"scores_0": f"scoring{self.suffix}"}
+        for number, (name, _) in enumerate(self.objectives, start=1):
+            keys[f"scores_{number}"] = f"scoring_objective_{number}{self.suffix}"
+            self._add_scoring(
+                f"scoring_objective_{number}", {}, {"reward_model": self.data.model(name)}, shards, f"{work}, {name}"
             )
+        self._add(
+            "combined_rewards", "combined_rewards", {"weights": self.weights_of_objectives}, needs=keys,
+            work=f"{len(keys)} objectives, normalised and averaged",
+        )  # fmt: skip
+
+    def _judges(self) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+        """Return settings, needs and digests of who decides games: ρ, or the average of all objectives."""
+        if not self.objectives:
+            return {}, {"reward_model": "reward_training"}, {}
+        models = {f"reward_model_{i}": self.data.model(name) for i, (name, _) in enumerate(self.objectives, start=1)}
+        needs = {"reward_model": "reward_training", "combined": "combined_rewards"}
+        return {"weights": self.weights_of_objectives}, needs, models
 
     def _add_pairs(self) -> str:
         source = self.config.pairs.pair_source
@@ -309,7 +373,7 @@ class _Planner:
         judged = {"label": "auto_sxs", "judge": self._judge_settings()} if by_judge else {}
         judge = self._judge_digests() if by_judge else {}
         if source == "direct":
-            return self.plan.add(
+            return self._add(
                 "pairs",
                 "preference_pairs",
                 {
@@ -329,15 +393,18 @@ class _Planner:
         if source == "sft_sample_rank":
             selection["beta"] = "inf"
         else:
-            needs["scores"] = "scoring"
-        self.plan.add(
+            needs["scores"] = "combined_rewards" if self.objectives else "scoring"
+        self._add(
             "rejection_sampling",
             "rejection_sampling",
             {**selection, "truncated": self.config.sampling.truncated, "seed": self.config.seed},
             needs=needs,
             work=f"{self.counts['train_prompts']} prompts, {self.config.sampling.num_candidates} → {selection['num_samples']}",
         )
-        return self.plan.add(
+        # A coin is a setting only where it is tossed: pairs labelled by ρ keep the fingerprint they had without it.
+        coin = {"label": "coin_label"} if self.config.pairs.label == "coin_label" else {}
+        settings, judges, models = ({}, {}, {}) if coin or by_judge else self._judges()
+        return self._add(
             "pairs",
             "preference_pairs",
             {
@@ -345,31 +412,85 @@ class _Planner:
                 "pair_source": "samples",
                 "ranking": self.config.pairs.ranking,
                 "seed": self.config.seed,
+                **coin,
+                **settings,
                 **judged,
             },
-            needs={"kept": "rejection_sampling"} | ({} if by_judge else {"reward_model": "reward_training"}),
-            digests=judge,
+            needs={"kept": "rejection_sampling", **judges},
+            digests=models | judge,
             work=f"{self.counts['train_prompts']} prompts × {_games(self.config)} games",
         )
 
-    def _add_fitting(self, pairs: str) -> None:
-        fitting = self.config.fitting
-        self.plan.add(
-            "reference_log_probs",
-            "reference_log_probs",
-            {**self.limits, "dtype": self.config.model.dtype, "batch_size": fitting.micro_batch_size or 8},
-            needs={"policy": "sft", "pairs": pairs},
-            work="once per distinct response",
+    def _add_targets(self) -> str:
+        """Add the choice of new SFT targets among the candidates: the best one (RAFT), or all above a threshold (ReST)."""
+        self._add_pool()
+        pairs = self.config.pairs
+        by = {"best_candidate": {"best_by"}, "above_threshold": {"threshold", "normalize"}}[pairs.pair_source]
+        by_games = pairs.pair_source == "best_candidate" and pairs.best_by == "tournament"
+        settings, judges, models = self._judges() if by_games else ({}, {}, {})
+        needs = judges or {"scores": "combined_rewards" if self.objectives else "scoring"}
+        return self._add(
+            "targets",
+            "candidate_targets",
+            {
+                **(self.reward_limits if by_games else {}),
+                **settings,
+                **pairs.model_dump(mode="json", include=by),
+                "select": pairs.pair_source,
+                "truncated": self.config.sampling.truncated,
+                "seed": self.config.seed,
+            },
+            needs={"pool": "sampling", **needs},
+            digests=models,
+            work=f"{self.counts['train_prompts']} prompts × {self.config.sampling.num_candidates} candidates",
         )
-        training = fitting.model_dump(mode="json", exclude={"select_by"})
-        self.plan.add(
+
+    def _add_policy(self) -> None:
+        """Add what makes the policy, if one is fitted: round after round, the last one under the plain names."""
+        count = self.config.rounds.count if self.config.fitting.enabled else 0
+        for number in range(1, count + 1):
+            self.suffix = f"_round_{number}" if number < count else ""
+            self._add_round()
+            self.proposal = f"checkpoint_selection{self.suffix}"
+            if self.config.rounds.reference == "moved":
+                self.reference = self.proposal
+        if count and self.config.evaluation.kl_prompts:
+            self._add_checkpoint_figures()
+
+    def _add_round(self) -> None:
+        fitting = self.config.fitting
+        if fitting.loss == "cross_entropy":
+            self._add_fitting({"targets": self._add_targets()}, {})
+        else:
+            pairs = self._add_pairs()
+            self._add(
+                "reference_log_probs",
+                "reference_log_probs",
+                {**self.limits, "dtype": self.config.model.dtype, "batch_size": fitting.micro_batch_size or 8},
+                needs={"policy": self.reference, "pairs": pairs},
+                work="once per distinct response",
+            )
+            # Only slic reads the SFT targets, for its regulariser.
+            digests = self.sft_data if fitting.loss == "slic" else {}
+            self._add_fitting({"pairs": pairs, "reference": "reference_log_probs"}, digests)
+        self._add_selection()
+
+    def _add_fitting(self, needs: dict[str, str], digests: dict[str, str]) -> None:
+        fitting = self.config.fitting
+        unused = {"select_by", "enabled"} | (set() if fitting.loss == "slic" else {"delta", "regularizer"})
+        training = fitting.model_dump(mode="json", exclude=unused)
+        self._add(
             "policy_fitting",
             "policy_fitting",
             {**self.limits, **self.weights, "seed": self.config.seed, "training": training},
-            needs={"policy": "sft", "pairs": pairs, "reference": "reference_log_probs"},
-            work=f"{fitting.epochs:g} epochs, {fitting.batch_size} pairs a step",
+            needs={"policy": self.reference, **needs},
+            digests=digests,
+            work=f"{fitting.epochs:g} epochs, {fitting.batch_size} {'targets' if 'targets' in needs else 'pairs'} a step",
         )
-        self.plan.add(
+
+    def _add_selection(self) -> None:
+        fitting = self.config.fitting
+        self._add(
             "checkpoint_selection",
             "checkpoint_selection",
             {
@@ -378,8 +499,28 @@ class _Planner:
                 "select_by": fitting.select_by,
             },
             needs={"checkpoints": "policy_fitting", "reward_model": "reward_training"},
-            digests=self.sft_data,
+            digests=self.prompts_data,
             work=f"{fitting.num_checkpoints} checkpoints × {self.counts['validation_prompts']} validation prompts",
+        )
+
+    def _add_checkpoint_figures(self) -> None:
+        evaluation, fitting = self.config.evaluation, self.config.fitting
+        gold = {"gold_model": GOLD} if self.has_gold_model else {}
+        self._add(
+            "checkpoint_figures",
+            "checkpoint_figures",
+            {
+                **self._generation("validation", evaluation.kl_prompts),
+                # KL is of π_θ itself, whatever the evaluated responses are drawn with.
+                "temperature": 1.0,
+                "top_k": 0,
+                "gold": evaluation.gold,
+                **({"gold_reward": reward_limits(self.config, self.config.gold_reward)} if gold else {}),
+                "bootstrap_draws": evaluation.bootstrap_draws,
+            },
+            needs={"checkpoints": "policy_fitting", "selection": "checkpoint_selection", "policy": "sft", **gold},
+            digests=self.prompts_data,
+            work=f"{fitting.num_checkpoints} checkpoints × {min(evaluation.kl_prompts, self.counts['validation_prompts'])} responses",
         )
 
     def _generation(self, split: Split, max_prompts: int) -> dict[str, Any]:
@@ -396,16 +537,23 @@ class _Planner:
             "batch_size": self.config.sampling.batch_size,
         }
 
+    def _best_of(self) -> dict[str, Any]:
+        """Return the settings of best-of-N, none where every response is evaluated as it comes."""
+        count = self.config.evaluation.best_of
+        return {"best_of": count, "reward": self.reward_limits} if count > 1 else {}
+
     def _add_evaluation(self) -> None:
         evaluation = self.config.evaluation
         gold = {"gold_model": GOLD} if self.has_gold_model else {}
-        for key, policy in (("sft", "sft"), ("policy", "checkpoint_selection")):
+        fitted = "checkpoint_selection" if self.config.fitting.enabled else "sft"
+        for key, policy in (("sft", "sft"), ("policy", fitted)):
+            best_of = self._best_of() if key == "policy" else {}
             self.plan.add(
                 f"generation_{key}",
                 "generation",
-                self._generation("test", evaluation.max_test_prompts),
-                needs={"policy": policy},
-                digests=self.sft_data,
+                {**self._generation("test", evaluation.max_test_prompts), **best_of},
+                needs={"policy": policy} | ({"reward_model": "reward_training"} if best_of else {}),
+                digests=self.prompts_data,
                 work=f"{self.counts['test_prompts']} test prompts",
             )
             self.plan.add(

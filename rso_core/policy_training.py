@@ -1,7 +1,8 @@
 """Fit the policy π_θ on preference pairs with one of the paper's losses (eq. 8-10).
 
 A pair is a row with `prompt_id`, `prompt_token_ids`, `chosen_token_ids`, `rejected_token_ids` and, where the loss
-compares with π_sft, `reference_chosen` and `reference_rejected`: log π_sft of the two responses. The pairs of a
+compares with π_sft, `reference_chosen` and `reference_rejected`: log π_sft of the two responses. For `slic` with a
+regulariser (eq. 1) it has `target_token_ids` too, the response y_ref. The pairs of a
 prompt stay together, so that a forward pass reads the prompt and each distinct response once.
 """
 
@@ -18,7 +19,7 @@ from rso_core.artifacts import Row
 from rso_core.data_order import num_steps
 from rso_core.errors import UserError
 from rso_core.grouped_forward import Group, response_log_probs, shares_prompts
-from rso_core.losses import LOSSES, NEEDS_REFERENCE
+from rso_core.losses import LOSSES, NEEDS_REFERENCE, slic_loss
 from rso_core.micro_batches import Sizes
 from rso_core.protocol import Event
 from rso_core.token_pairs import TokenPairs
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 # While π_θ is still π_sft every log-ratio is 0, so these losses have one value.
 LOSS_AT_START = {"sigmoid_norm": math.log(2), "hinge_norm": 1.0}
+_SIDES = ("chosen_token_ids", "rejected_token_ids")
 _TOLERANCE_FLOAT32 = 1e-4
 _TOLERANCE_BFLOAT16 = {"sigmoid_norm": 0.02, "hinge_norm": 0.05}
 
@@ -84,8 +86,10 @@ def snapshot_steps(total: int, count: int) -> set[int]:
 
 def pair_loss(lm: "LanguageModel", pairs: Sequence[Row], training: Mapping[str, Any]) -> BatchLoss:
     """Return the loss of pairs, summed over them, with the sums of what is worth watching."""
-    chosen, rejected, tokens = _log_probs(lm, pairs)
     name, gamma = training["loss"], training["gamma"]
+    regularized = name == "slic" and training["regularizer"] > 0
+    found, tokens = _log_probs(lm, pairs, _SIDES + ("target_token_ids",) * regularized)
+    chosen, rejected = found[0], found[1]
     references = _references(pairs, chosen.device)
     if references is None and name in NEEDS_REFERENCE:
         message = f"the loss {name} needs log π_sft of both responses of every pair"
@@ -93,7 +97,12 @@ def pair_loss(lm: "LanguageModel", pairs: Sequence[Row], training: Mapping[str, 
     compared = (chosen, rejected)
     if references is not None:
         compared = (chosen - references[0], rejected - references[1])
-    losses = LOSSES[name](*(compared if name in NEEDS_REFERENCE else (chosen, rejected)), gamma=gamma)
+    if name == "slic":
+        delta = training["delta"] or 1 / gamma
+        target = found[2] if regularized else torch.zeros_like(chosen)
+        losses = slic_loss(chosen, rejected, target, delta=delta, regularizer=training["regularizer"])
+    else:
+        losses = LOSSES[name](*(compared if name in NEEDS_REFERENCE else (chosen, rejected)), gamma=gamma)
     margin = gamma * (compared[0] - compared[1]).detach()
     sums = {
         "margin": float(margin.sum()),
@@ -101,18 +110,20 @@ def pair_loss(lm: "LanguageModel", pairs: Sequence[Row], training: Mapping[str, 
         "chosen_log_prob": float(chosen.detach().sum()),
         "rejected_log_prob": float(rejected.detach().sum()),
     }
+    if regularized:
+        sums["target_log_prob"] = float(found[2].detach().sum())
     if references is not None:
         sums["chosen_log_ratio"] = float(compared[0].detach().sum())
         sums["rejected_log_ratio"] = float(compared[1].detach().sum())
     return BatchLoss(total=losses.sum(), sums=sums, tokens=tokens)
 
 
-def _log_probs(lm: "LanguageModel", pairs: Sequence[Row]) -> tuple[Tensor, Tensor, int]:
-    """Return log π_θ of chosen and rejected responses, both [pairs], and the tokens read."""
+def _log_probs(lm: "LanguageModel", pairs: Sequence[Row], sides: Sequence[str]) -> tuple[list[Tensor], int]:
+    """Return log π_θ of the responses in each of the columns `sides`, all [pairs], and the tokens read."""
     responses: dict[tuple[int, ...], dict[tuple[int, ...], int]] = {}
     for pair in pairs:
         of_prompt = responses.setdefault(tuple(pair["prompt_token_ids"]), {})
-        for side in ("chosen_token_ids", "rejected_token_ids"):
+        for side in sides:
             of_prompt.setdefault(tuple(pair[side]), len(of_prompt))
     groups = [Group(list(prompt), [list(ids) for ids in found]) for prompt, found in responses.items()]
     values = response_log_probs(lm, groups, batch_size=sum(len(group.responses) for group in groups))
@@ -125,7 +136,7 @@ def _log_probs(lm: "LanguageModel", pairs: Sequence[Row]) -> tuple[Tensor, Tenso
         )
 
     tokens = sum(len(group.prompt_ids) + sum(map(len, group.responses)) for group in groups)
-    return of_side("chosen_token_ids"), of_side("rejected_token_ids"), tokens
+    return [of_side(side) for side in sides], tokens
 
 
 def _references(pairs: Sequence[Row], device: torch.device) -> tuple[Tensor, Tensor] | None:

@@ -37,9 +37,13 @@ class Game:
 
 @dataclass(frozen=True)
 class Ranked:
-    """The pairs of each prompt, round by round, with what was counted over all prompts."""
+    """The pairs of each prompt, round by round, with what was counted over all prompts.
+
+    `left` holds who of each prompt was never beaten: after a tournament, the one best sample.
+    """
 
     pairs: list[list[Game]]
+    left: list[list[int]]
     comparisons: int
     dropped_ties: int
     byes: int
@@ -59,7 +63,7 @@ def rank(texts: Sequence[Sequence[str]], *, ranking: Ranking, seeds: Sequence[in
     bracket.play_round(prefer)
     while ranking == "tournament_rank" and bracket.is_open():
         bracket.play_round(prefer)
-    return Ranked(bracket.pairs, bracket.comparisons, bracket.dropped_ties, bracket.byes)
+    return Ranked(bracket.pairs, bracket.players, bracket.comparisons, bracket.dropped_ties, bracket.byes)
 
 
 @dataclass

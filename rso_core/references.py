@@ -18,7 +18,7 @@ from rso_core.config import RunConfig
 from rso_core.endpoint_settings import allowed_models
 from rso_core.errors import UserError
 from rso_core.mini_tldr import DEMO_SIZES
-from rso_core.run_data import RunData, models_of, preferences_of
+from rso_core.run_data import RunData, models_of, preferences_of, targets_of
 from rso_core.vocabulary import DatasetKind, canonical_json
 
 BUILT_IN = "mini_tldr"
@@ -74,7 +74,7 @@ def check(config: RunConfig) -> None:
 def datasets_of(config: RunConfig) -> Iterator[tuple[str, DatasetKind]]:
     """Yield every dataset that a recipe names, with its kind."""
     yield from ((reference, "preference") for reference in preferences_of(config))
-    yield config.data.sft, "sft"
+    yield from ((reference, "sft") for reference in targets_of(config))
 
 
 def _with_few_shot(config: RunConfig) -> RunConfig:
@@ -103,6 +103,8 @@ class References:
         config = _with_few_shot(config)
         preferences = self.dataset(config.data.preferences, "preference")
         digests = {"preferences": preferences, "sft": self._sft(config, preferences)}
+        if config.data.prompts:
+            digests["prompts"] = self.dataset(config.data.prompts, "sft")
         parts: dict[str, Any] = {"data": config.data.model_copy(update={name: name for name in digests})}
         for reference in preferences_of(config)[1:]:
             digests["gold_preferences"] = self.dataset(reference, "preference")

@@ -10,6 +10,7 @@ from typing import Any
 from rso_core.artifacts import ArtifactStore, read_table
 from rso_core.config import RunConfig
 from rso_core.errors import UserError
+from rso_core.objectives import parse_objectives
 from rso_core.vocabulary import SPLITS, Split, split_of
 
 
@@ -126,10 +127,21 @@ def preferences_of(config: RunConfig) -> list[str]:
     return [config.data.preferences, *([own] if own else [])]
 
 
+def prompts_of(config: RunConfig) -> str:
+    """Return the reference of the dataset whose prompts are sampled from and evaluated on."""
+    return config.data.prompts or config.data.sft
+
+
+def targets_of(config: RunConfig) -> list[str]:
+    """Return the references of the SFT datasets a run reads, that of π_sft first."""
+    return [config.data.sft, *([config.data.prompts] if config.data.prompts else [])]
+
+
 def models_of(config: RunConfig) -> list[str]:
     """Return the references of the models a run reads."""
     gold = config.gold_reward.model if config.evaluation.gold == "reward_model" else ""
-    return [config.model.base, *(name for name in (config.reward.model, gold, config.judge.model) if name)]
+    own = [name for name in (config.reward.model, gold, config.judge.model) if name]
+    return [config.model.base, *own, *(name for name, _ in parse_objectives(config.objectives.models))]
 
 
 def refuse_overlap(*datasets: Mapping[Split, set[str]]) -> None:

@@ -1,15 +1,17 @@
-"""Supervised fine-tuning: cross-entropy of the target given the prompt."""
+"""Supervised fine-tuning: cross-entropy of the target given the prompt. RAFT and ReST fit the policy by it too."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rso_core.data_order import num_steps
 from rso_core.grouped_forward import Group, response_log_probs
 from rso_core.micro_batches import Sizes
+from rso_core.policy_training import snapshot_steps
 from rso_core.protocol import Event
 from rso_core.token_rows import TokenRows
 from rso_core.training import BatchLoss, Drawn, Objective, train
@@ -55,14 +57,41 @@ def train_sft(
     The loss is −log π(target | prompt) over target tokens including end-of-sequence, its mean over the tokens of
     the batch.
     """
-    objective = Objective[Example](
-        section="sft",
+    objective = _objective(lm, examples, "sft")
+    return train(lm, objective, training, seed=seed, checkpoint_dir=checkpoint_dir, attempt=attempt, emit=emit)
+
+
+def fit_on_targets(  # noqa: PLR0913 - as every training, plus snapshots
+    lm: "LanguageModel",
+    examples: Sequence[Example],
+    training: Mapping[str, Any],
+    *,
+    seed: int,
+    checkpoint_dir: Path,
+    attempt: int,
+    emit: Callable[[Event], None],
+    save_snapshot: Callable[[int], None],
+) -> dict[str, Any]:
+    """Fit π_θ by cross-entropy on chosen candidates (RAFT, ReST) and return what `training.train` returns.
+
+    `training` is the JSON of a FittingConfig; snapshots are those of `policy_training.fit_policy`.
+    """
+    snapshots = snapshot_steps(num_steps(len(examples), training), training["num_checkpoints"])
+    objective = replace(
+        _objective(lm, examples, "fitting"),
+        after_step=lambda step: save_snapshot(step) if step in snapshots else None,
+    )
+    return train(lm, objective, training, seed=seed, checkpoint_dir=checkpoint_dir, attempt=attempt, emit=emit)
+
+
+def _objective(lm: "LanguageModel", examples: Sequence[Example], section: str) -> Objective[Example]:
+    return Objective[Example](
+        section=section,
         items=examples,
         loss=lambda batch: sft_loss(lm, batch),
         weight=lambda example: len(example[1]),
         sizes=Sizes(_lengths(examples)),
     )
-    return train(lm, objective, training, seed=seed, checkpoint_dir=checkpoint_dir, attempt=attempt, emit=emit)
 
 
 def _lengths(examples: Sequence[Example]) -> NDArray[np.int64]:

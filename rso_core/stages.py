@@ -36,6 +36,9 @@ _MODULES = {
     "stages_sampling": ("sampling", "scoring", "rejection_sampling"),
     "stages_pairs": ("preference_pairs",),
     "stages_judging": ("auto_sxs", "judge_accuracy"),
+    "stages_checkpoints": ("checkpoint_figures",),
+    "stages_objectives": ("combined_rewards",),
+    "stages_targets": ("candidate_targets",),
     "stages_evaluation": ("generation", "responses", "win_rate", "report"),
 }
 
@@ -146,7 +149,7 @@ def execute(spec: StageSpec, store: ArtifactStore, emit: Emit, models: ModelCach
     if spec.kind not in CODE_VERSIONS:
         message = f"`kind` must be one of {', '.join(CODE_VERSIONS)}, got {spec.kind!r}"
         raise ValueError(message)
-    if spec.kind not in {"rejection_sampling", "report", "import_dataset"}:
+    if spec.kind not in {"rejection_sampling", "combined_rewards", "report", "import_dataset"}:
         set_threads_and_seed(int(spec.config.get("seed", 0)))
         _silence_progress_bars()
     staging = store.staging(f"{spec.fingerprint}-{spec.shard_index}", spec.attempt)

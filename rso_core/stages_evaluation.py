@@ -8,7 +8,10 @@ import pyarrow as pa
 
 from rso_core.artifacts import Row, iterate_rows
 from rso_core.auto_sxs import is_better_than_chance, worth_of
+from rso_core.length_control import length_controlled
+from rso_core.response_statistics import variety
 from rso_core.stages import Counter, Job, prompts_of_split
+from rso_core.stages_best_of import best_of_responses
 from rso_core.stages_sampling import decode, policy_prompt, prompt_seed
 from rso_core.vocabulary import canonical_json
 from rso_core.win_rate import paired_difference
@@ -33,16 +36,24 @@ WINS = pa.schema(
     ]
 )
 SIDE_BY_SIDES = 5
+_RATES = {"proxy": "win", "gold": "gold_win"}
 TIE = 0.5
 
 
-def respond(job: Job, lm: Any) -> Iterator[Row]:
-    """Yield one sampled response of `lm` for each prompt of the stage's split, with the SFT target beside it."""
+def respond(job: Job, lm: Any, summary: dict[str, Any] | None = None) -> Iterator[Row]:
+    """Yield one response of `lm` for each prompt of the stage's split, with the SFT target beside it.
+
+    It is sampled, or the best of `best_of` samples; `summary` gets what choosing them took.
+    """
     config = job.config
     rows = prompts_of_split(
         job.files("sft"), config["use_split"], config["split"], limit=config["max_prompts"], seed=config["seed"]
     )
-    for row, sampled in sample_responses(job, lm, rows):
+    if "best_of" in config:
+        found = best_of_responses(job, lm, rows, {} if summary is None else summary)
+    else:
+        found = sample_responses(job, lm, rows)
+    for row, sampled in found:
         columns = {name: row[name] for name in ("prompt_id", "root", "prompt", "messages", "meta", "target")}
         yield columns | sampled
 
@@ -92,11 +103,12 @@ def responses(job: Job) -> dict[str, Any]:
 
 def generation(job: Job) -> dict[str, Any]:
     """Sample one response for each prompt of the split."""
-    rows = list(respond(job, job.model("policy")))
+    counts: dict[str, Any] = {}
+    rows = list(respond(job, job.model("policy"), counts))
     job.write(rows, RESPONSES)
     truncated = sum(row["truncated"] for row in rows)
     tokens = sum(len(row["response_token_ids"]) for row in rows)
-    return {"prompts": len(rows), "truncated": truncated, "tokens": tokens}
+    return {"prompts": len(rows), "truncated": truncated, "tokens": tokens, **counts}
 
 
 def compare_with_target(job: Job, lm: Any, rows: Sequence[Row], reward: Mapping[str, Any]) -> list[float]:
@@ -126,7 +138,7 @@ def win_rate(job: Job) -> dict[str, Any]:
     """Compare the responses with the SFT targets: by ρ (proxy), and by the gold reward where there is one."""
     rows = list(iterate_rows(job.files("responses")))
     probabilities = compare_with_target(job, job.model("reward_model"), rows, job.config)
-    golds = _gold(job, rows)
+    golds = gold_of(job, rows)
     results = [_result(row, p) | gold for row, p, gold in zip(rows, probabilities, golds, strict=True)]
     job.write(results, WINS)
     clusters = [row["root"] for row in rows]
@@ -135,16 +147,27 @@ def win_rate(job: Job) -> dict[str, Any]:
         name: estimate_win_rate([r[column] for r in results], clusters, draws=draws, seed=seed).as_dict()
         if results[0][column] is not None
         else None
-        for name, column in (("proxy", "win"), ("gold", "gold_win"))
+        for name, column in _RATES.items()
     }
     return {
         **rates,
+        "length_controlled": {
+            name: _at_equal_length([r[column] for r in results], results, clusters) if rates[name] else None
+            for name, column in _RATES.items()
+        },
+        "variety": variety([r["response"] for r in results]),
         "mean_response_tokens": float(np.mean([r["response_tokens"] for r in results])),
         "mean_response_chars": float(np.mean([len(r["response"]) for r in results])),
         "mean_target_chars": float(np.mean([len(r["target"]) for r in results])),
         "truncated": sum(row["truncated"] for row in rows),
         "longer_than_target": float(np.mean([len(r["response"]) > len(r["target"]) for r in results])),
     }
+
+
+def _at_equal_length(wins: Sequence[float], rows: Sequence[Row], clusters: Sequence[str]) -> dict[str, Any] | None:
+    differences = [len(row["response"]) - len(row["target"]) for row in rows]
+    found = length_controlled(wins, differences, clusters)
+    return found.as_dict() if found else None
 
 
 def _result(row: Row, probability: float) -> Row:
@@ -157,7 +180,7 @@ def _result(row: Row, probability: float) -> Row:
     }
 
 
-def _gold(job: Job, rows: Sequence[Row]) -> list[dict[str, float | None]]:
+def gold_of(job: Job, rows: Sequence[Row]) -> list[dict[str, float | None]]:
     """Return what the gold reward says of each row: exactly, by the gold reward model, or nothing."""
     unknown = dict.fromkeys(("gold_response", "gold_target", "gold_probability", "gold_win"))
     match job.config["gold"]:
@@ -215,7 +238,7 @@ def _add_judged(job: Job, sft: Sequence[Row], policy: Sequence[Row]) -> dict[str
     return {"accuracy": accuracy, "better_than_chance": is_better_than_chance(accuracy)}
 
 
-_METRICS = {"proxy": "win", "gold": "gold_win", "auto_sxs": "auto_sxs"}
+_METRICS = _RATES | {"auto_sxs": "auto_sxs"}
 
 
 def _estimate(job: Job, wins: Sequence[float | None], rows: Sequence[Row]) -> dict[str, Any] | None:

@@ -1,16 +1,19 @@
 """The stage that makes the training pairs, from people's preferences or from the kept samples."""
 
+import json
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from rso_core.artifacts import Row, iterate_rows
 from rso_core.errors import UserError
 from rso_core.protocol import add_summaries
 from rso_core.stages import Counter, Job, iterate_split
+from rso_core.stages_objectives import SCALES
 from rso_core.stages_sampling import PROMPT, TOKENS, policy_prompt, prompt_columns, prompt_seed
 
 PAIRS = pa.schema(
@@ -136,15 +139,18 @@ def _ranked_pairs(job: Job) -> dict[str, Any]:
     from rso_core.preference_pairs import rank
 
     rows = list(iterate_rows(job.files("kept")))
-    labels = _JudgeLabels(job) if job.config.get("label") == "auto_sxs" else None
+    texts = [[c["text"] for c in row["kept"]] for row in rows]
+    label = job.config.get("label")
+    coin, labels = label == "coin_label", _JudgeLabels(job) if label == "auto_sxs" else None
+    decide = labels.decide if labels else partial(play, job)
     ranked = rank(
-        [[c["text"] for c in row["kept"]] for row in rows],
+        texts,
         ranking=job.config["ranking"],
         seeds=[prompt_seed(job.config["seed"], "pairs", row["prompt_id"]) for row in rows],
-        prefer=lambda games: (labels.decide if labels else partial(_play, job))(_triples(rows, games)),
+        prefer=lambda games: _toss(job, rows, games) if coin else decide(_triples(rows, games)),
     )
     pairs = [
-        _pair(row, game, index)
+        _pair(row, game, index) | ({"probability": None} if coin else {})
         for index, (row, game) in enumerate((rows[p], game) for p, games in enumerate(ranked.pairs) for game in games)
     ]
     _refuse_no_pairs(
@@ -154,7 +160,7 @@ def _ranked_pairs(job: Job) -> dict[str, Any]:
     return {
         "pairs": len(pairs),
         "excluded_rows": 0,
-        "comparisons": ranked.comparisons,
+        "comparisons": 0 if coin else ranked.comparisons,
         "dropped_ties": ranked.dropped_ties,
         "byes": ranked.byes,
         **(labels.counts if labels else {}),
@@ -183,14 +189,37 @@ def _pair(row: Row, game: Any, index: int) -> Row:
     }
 
 
-def _play(job: Job, games: Sequence[tuple[str, str, str]]) -> list[float]:
-    """Return ρ(first beats second) of games (prompt, first, second), in one batched call."""
+def _toss(job: Job, rows: Sequence[Row], games: Sequence[tuple[int, int, int]]) -> list[float]:
+    """Decide games by a coin: 1 when the first wins, else 0. A prompt's tosses depend on the run's seed only."""
+    seed = job.config["seed"]
+    return [float(prompt_seed(seed, f"coin {i} {j}", rows[p]["prompt_id"]) & 1) for p, i, j in games]
+
+
+def play(job: Job, triples: Sequence[tuple[str, str, str]]) -> list[float]:
+    """Return the probability that first beats second of games (prompt, first, second).
+
+    It is ρ, or with several objectives the average of their normalised logits.
+    """
+    if "weights" not in job.config:
+        return _asked(job, "reward_model", triples)
+    from rso_core.objectives import preference, weighted_average
+
+    weights = job.config["weights"]
+    scales = json.loads(job.files("combined", SCALES)[0].read_text(encoding="utf-8"))
+    names = ["reward_model", *(f"reward_model_{number}" for number in range(1, len(weights)))]
+    logits = [[preference(p) for p in _asked(job, name, triples)] for name in names]
+    margins = np.clip(weighted_average(logits, weights, scales), -700, 700)  # exp of more is no float
+    return [float(p) for p in 1 / (1 + np.exp(-margins))]
+
+
+def _asked(job: Job, name: str, triples: Sequence[tuple[str, str, str]]) -> list[float]:
+    """Return ρ(first beats second) of an input model, in one batched call."""
     from rso_core.reward_ranking import prefer
 
-    counter = Counter(job, len(games), "games")
+    counter = Counter(job, len(triples), "games")
     probabilities = prefer(
-        job.model("reward_model"),
-        games,
+        job.model(name),
+        triples,
         task=job.config["task"],
         max_length=job.config["max_length"],
         order_average=job.config["order_average"],

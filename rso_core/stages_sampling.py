@@ -278,8 +278,8 @@ def _keep(job: Job, block: Sequence[tuple[Row, Row | None]], totals: dict[str, A
     """Yield the kept candidates of each prompt of a block, sampled all at once."""
     from rso_core.rejection_sampling import sample_many
 
-    choices = [_choices(row["candidates"], job.config["truncated"]) for row, _ in block]
-    rewards = [_rewards(row, score, chosen) for (row, score), chosen in zip(block, choices, strict=True)]
+    taking_part = [choices(row["candidates"], job.config["truncated"]) for row, _ in block]
+    rewards = [rewards_of(row, score, chosen) for (row, score), chosen in zip(block, taking_part, strict=True)]
     names = [row["prompt_id"] for row, _ in block]
     selections = sample_many(
         rewards,
@@ -288,7 +288,7 @@ def _keep(job: Job, block: Sequence[tuple[Row, Row | None]], totals: dict[str, A
         seeds=[prompt_seed(job.config["seed"], "rejection", name) for name in names],
         prompt_ids=names,
     )
-    for (row, score), chosen, values, selection in zip(block, choices, rewards, selections, strict=True):
+    for (row, score), chosen, values, selection in zip(block, taking_part, rewards, selections, strict=True):
         totals["excluded_truncated"] += len(row["candidates"]) - len(chosen)
         totals["short_prompts"] += selection.short
         candidates = [row["candidates"][chosen[i]] for i in selection.indices]
@@ -296,12 +296,12 @@ def _keep(job: Job, block: Sequence[tuple[Row, Row | None]], totals: dict[str, A
         yield _kept_row(row, candidates, kept_rewards, selection)
 
 
-def _choices(candidates: Sequence[Row], truncated: str) -> list[int]:
+def choices(candidates: Sequence[Row], truncated: str) -> list[int]:
     """Return which candidates take part: all, or those that ended by themselves."""
     return [i for i, candidate in enumerate(candidates) if truncated == "keep" or not candidate["truncated"]]
 
 
-def _rewards(row: Row, score: Row | None, chosen: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def rewards_of(row: Row, score: Row | None, chosen: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the rewards of the candidates that take part; zeros where no reward is needed (β = ∞)."""
     if score is None:
         return np.zeros(len(chosen))

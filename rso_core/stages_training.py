@@ -3,15 +3,17 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from rso_core.artifacts import Row, fsync_tree
+from rso_core.artifacts import Row, fsync_tree, iterate_rows, read_table
 from rso_core.errors import UserError
 from rso_core.stages import Counter, Job, iterate_split, rows_of_split
+from rso_core.stages_checkpoints import MEASURED
 from rso_core.stages_evaluation import compare_with_target, outcome, respond
 from rso_core.stages_sampling import policy_prompt
 from rso_core.win_rate import win_rate as estimate_win_rate
@@ -164,15 +166,17 @@ def _reference_rows(job: Job, pairs: "TokenPairs", counter: Counter) -> Iterator
 
 
 def policy_fitting(job: Job) -> dict[str, Any]:
-    """Fit π_θ on the pairs with the chosen loss (eq. 8-10); leave evenly spaced checkpoints to select from."""
+    """Fit π_θ on pairs (eq. 1, 8-10) or on chosen candidates (cross-entropy); leave checkpoints to select from."""
     from rso_core.policy_training import fit_policy
-    from rso_core.token_pairs import TokenPairs
+    from rso_core.sft import fit_on_targets
 
-    pairs = TokenPairs.of_files(job.files("pairs")).with_references(job.files("reference"))
+    loss = job.config["training"]["loss"]
+    items, counts = _targets_to_fit(job) if loss == "cross_entropy" else _pairs_to_fit(job)
     lm = _adapted(job, _load_for_training(job, "policy"))
-    result: dict[str, Any] = fit_policy(
+    fit: Any = fit_on_targets if loss == "cross_entropy" else fit_policy
+    result: dict[str, Any] = fit(
         lm,
-        pairs,
+        items,
         job.config["training"],
         seed=job.config["seed"],
         checkpoint_dir=job.checkpoints,
@@ -182,7 +186,51 @@ def policy_fitting(job: Job) -> dict[str, Any]:
     )
     for folder in sorted((job.checkpoints / "snapshots").iterdir()):
         shutil.copytree(folder, job.staging / "checkpoints" / folder.name)
-    return {"pairs": len(pairs), **result}
+    return {**counts, **result}
+
+
+def _targets_to_fit(job: Job) -> tuple["Examples", dict[str, int]]:
+    from rso_core.sft import Examples
+    from rso_core.token_rows import TokenRows
+
+    table = read_table(job.files("targets"), ("prompt_token_ids", "target_token_ids"))
+    examples = Examples(*(TokenRows.of_column(table[name]) for name in table.column_names))
+    return examples, {"targets": len(examples)}
+
+
+def _pairs_to_fit(job: Job) -> tuple["TokenPairs", dict[str, int]]:
+    from rso_core.token_pairs import TokenPairs
+
+    pairs = TokenPairs.of_files(job.files("pairs")).with_references(job.files("reference"))
+    counts = {"pairs": len(pairs)}
+    if job.config["training"]["loss"] == "slic":
+        pairs, counts["pulled_to_chosen"] = _with_targets(job, pairs)
+    return pairs, counts
+
+
+def _with_targets(job: Job, pairs: "TokenPairs") -> tuple["TokenPairs", int]:
+    """Return the pairs with y_ref of slic's regulariser, and how many take the chosen response for want of a target.
+
+    y_ref is the SFT target of the pair's prompt, unless it is longer than responses may be.
+    """
+    from rso_core.models import load_tokenizer
+    from rso_core.templates import response_ids
+    from rso_core.token_rows import TokenWriter
+
+    tokenizer, _ = load_tokenizer(job.model_folder("policy"))
+    wanted = set(pairs.prompt_ids.to_pylist())
+    targets: dict[str, list[int]] = {}
+    for row in iterate_rows(job.files("sft"), ("prompt_id", "target")):
+        if row["prompt_id"] in wanted and row["prompt_id"] not in targets:
+            ids = response_ids(tokenizer, row["target"])
+            if len(ids) <= job.config["max_response_tokens"]:
+                targets[row["prompt_id"]] = ids
+    writer, missing = TokenWriter(job.staging), 0
+    for index in range(len(pairs)):
+        found = targets.get(pairs.prompt_id(index))
+        missing += found is None
+        writer.append(found or pairs.chosen[index])
+    return replace(pairs, targets=writer.rows()), missing
 
 
 def _save_snapshot(job: Job, lm: Any, step: int) -> None:
@@ -205,11 +253,13 @@ def checkpoint_selection(job: Job) -> dict[str, Any]:
     """Keep the checkpoint with the highest proxy win rate on validation prompts (the earliest of equals)."""
     folders = sorted((job.store.path(job.spec.inputs["checkpoints"]) / "checkpoints").iterdir())
     measured: list[dict[str, Any]] = []
+    judged: list[Row] = []
     if job.config["select_by"] == "last" or len(folders) == 1:
         best = len(folders) - 1
     else:
-        measured = [_measure(job, folder) for folder in folders]
+        measured = [_measure(job, folder, judged) for folder in folders]
         best = max(range(len(folders)), key=lambda i: (measured[i]["win_rate"]["value"], -i))
+    job.write(judged, MEASURED)
     shutil.copytree(folders[best], job.staging / "model")
     (job.staging / "selection.json").write_text(json.dumps(measured, sort_keys=True), encoding="utf-8")
     return {"selected_step": _step(folders[best]), "checkpoints": measured}
@@ -219,7 +269,8 @@ def _step(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def _measure(job: Job, folder: Path) -> dict[str, Any]:
+def _measure(job: Job, folder: Path, judged: list[Row]) -> dict[str, Any]:
+    """Return the proxy win rate of a checkpoint, and leave its responses with their probabilities in `judged`."""
     from rso_core.protocol import Metrics
 
     lm = job.models.load(folder, job.spec.inputs["checkpoints"], job.config["dtype"])
@@ -229,5 +280,6 @@ def _measure(job: Job, folder: Path) -> dict[str, Any]:
     rate = estimate_win_rate(
         [outcome(p) for p in probabilities], [row["root"] for row in rows], draws=1000, seed=job.config["seed"]
     ).as_dict()
+    judged += [{"step": _step(folder), **row, "probability": p} for row, p in zip(rows, probabilities, strict=True)]
     job.emit(Metrics(step=_step(folder), values={"proxy_win_rate": rate["value"]}))
     return {"step": _step(folder), "win_rate": rate}

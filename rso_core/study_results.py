@@ -12,7 +12,7 @@ from typing import Any
 from rso_core.artifacts import ArtifactStore, read_table
 from rso_core.auto_sxs import worth_of
 from rso_core.cluster_statistics import holm
-from rso_core.config import RunConfig
+from rso_core.costs import Cost, cost_of
 from rso_core.studies import Arm, Cell, Study, cell_config
 from rso_core.study_statistics import Estimate, Outcomes, mean_over_seeds, paired_over_seeds
 
@@ -211,48 +211,7 @@ def _shared_kind(stages: Sequence[DoneStage]) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Decodes and comparisons that making an arm's training data takes for each prompt: counted, and by Table 7."""
-
-    decodes: float
-    comparisons: float
-    formula: tuple[int, int]
-    baseline_decodes: float
-    reward_forwards: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the cost as JSON values."""
-        return {**vars(self), "formula": list(self.formula)}
-
-
 def cost(record: CellRecord) -> Cost | None:
-    """Return the cost of a cell's training data for each prompt (Table 7); None while it has no pairs.
-
-    Counted as if the cell had been made alone: random samples need n_d decodes, though the pool they share has n_c.
-    """
+    """Return the cost of a cell's training data for each prompt (Table 7); None while it has none."""
     stages = {key: stage.summary or {} for key, stage in record.stages.items() if stage.digest}
-    if "pairs" not in stages:
-        return None
-    config = record.cell.config
-    source = config.pairs.pair_source
-    if source == "direct":
-        return Cost(0.0, 0.0, (0, 0), 0.0, 0.0)
-    prompts = stages["sampling"]["prompts"]
-    pool = stages["sampling"] if source == "rso_sample_rank" else {"decodes": stages["rejection_sampling"]["accepted"]}
-    scored = stages.get("scoring", {})
-    return Cost(
-        decodes=pool["decodes"] / prompts,
-        comparisons=(scored.get("comparisons", 0) + stages["pairs"]["comparisons"]) / prompts,
-        formula=table_7(config),
-        baseline_decodes=pool.get("baseline_decodes", 0) / prompts,
-        reward_forwards=scored.get("reward_forwards", 0) / prompts,
-    )
-
-
-def table_7(config: RunConfig) -> tuple[int, int]:
-    """Return the decodes and comparisons for each prompt by the paper's formulas (Table 7)."""
-    made, kept = config.sampling.num_candidates, config.rejection_sampling.num_samples
-    games = kept // 2 if config.pairs.ranking == "first_round_rank" else kept - 1
-    formulas = {"direct": (0, 0), "sft_sample_rank": (kept, games), "rso_sample_rank": (made, made + games)}
-    return formulas[config.pairs.pair_source]
+    return cost_of(record.cell.config, stages)

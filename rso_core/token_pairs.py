@@ -27,7 +27,7 @@ class TokenPairs(Sequence[Row]):
     """Pairs over memory-mapped columns: 24 bytes a pair are held, and what a batch reads; `pairs[i]` is made at that moment.
 
     blocks: the number of each pair's prompt. prompt_ids: the prompts by that number. references: log π_sft of chosen
-    and rejected responses, [2, pairs] in float64.
+    and rejected responses, [2, pairs] in float64. targets: y_ref of each pair, for slic (eq. 1).
     """
 
     prompts: TokenRows
@@ -36,6 +36,7 @@ class TokenPairs(Sequence[Row]):
     blocks: NDArray[np.int32]
     prompt_ids: Any
     references: NDArray[np.float64] | None = None
+    targets: TokenRows | None = None
 
     @classmethod
     def of_files(cls, paths: Sequence[Path]) -> "TokenPairs":
@@ -63,6 +64,8 @@ class TokenPairs(Sequence[Row]):
         }
         if self.references is not None:
             row["reference_chosen"], row["reference_rejected"] = self.references[:, index].tolist()
+        if self.targets is not None:
+            row["target_token_ids"] = self.targets[index]
         return row
 
     def prompt_id(self, index: int) -> str:

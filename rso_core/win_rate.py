@@ -88,6 +88,17 @@ def _estimate(
     return Interval(value=value, low=float(low), high=float(high), n=len(values))
 
 
+def cluster_means(values: Vector, clusters: Sequence[Hashable], *, draws: int, seed: int) -> Vector:
+    """Return the mean of `values` in each of `draws` samples of the clusters with replacement, [draws]."""
+    return cluster_bootstrap(*_by_cluster(values, clusters), draws=draws, seed=seed)
+
+
+def quantile_limits(drawn: Vector) -> tuple[float, float]:
+    """Return the limits of the 95 % interval of what was drawn."""
+    low, high = np.quantile(drawn, [_TAIL, 1 - _TAIL])
+    return float(low), float(high)
+
+
 def unseen_limits(value: float, clusters: int, bounds: tuple[float, float]) -> tuple[float, float]:
     """Return the interval of a mean that is `value` in each cluster: how far clusters not seen can move it."""
     unseen = 1 - _TAIL ** (1 / clusters)

@@ -1,9 +1,10 @@
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rso_core.config import PRESETS, RunConfig, dump_run_config, parse_run_config
+from rso_core.config import PRESETS, RunConfig, dump_run_config, load_run_config, parse_run_config
 from rso_core.errors import UserError
 
 LEAST: dict[str, Any] = {
@@ -57,6 +58,15 @@ def test_an_infinite_temperature_survives_a_recipe() -> None:
             {"rejection_sampling": {"beta": -1}},
             r"rejection_sampling.beta: .*greater than or equal to 0 \(received -1\)",
         ),
+        (
+            {"fitting": {"loss": "cross_entropy"}},
+            "`fitting.loss` is cross_entropy exactly where .* got cross_entropy with rso",
+        ),
+        ({"pairs": {"pair_source": "best_candidate"}}, "exactly where .* got sigmoid_norm with best_candidate"),
+        (
+            {"rounds": {"count": 2}, "pairs": {"pair_source": "direct"}},
+            "above 1 needs candidates .* got 2 rounds of direct",
+        ),
         ({"fitting": {"gama": 1}}, r"fitting.gama: .*not permitted \(received 1\)"),
     ],
 )
@@ -78,3 +88,26 @@ def test_what_cannot_be_is_told_by_setting_requirement_and_value(parts: dict[str
 def test_a_text_that_is_no_recipe_is_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=rf"(?s){message}"):
         parse_run_config(text)
+
+
+def test_a_recipe_takes_what_it_does_not_say_from_a_preset_and_from_the_recipe_it_extends(tmp_path: Path) -> None:
+    import yaml
+
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(LEAST | {"fitting": {"gamma": 0.5}, "seed": 4}))
+    recipe = tmp_path / "raft.yaml"
+    recipe.write_text("extends: base.yaml\npreset: RAFT\nname: mine\npairs: {best_by: pointwise}")
+
+    config = load_run_config(recipe)
+
+    assert (config.name, config.seed, config.task) == ("mine", 4, "dialogue")
+    assert (config.pairs.pair_source, config.pairs.best_by) == ("best_candidate", "pointwise")
+    assert (config.fitting.loss, config.fitting.gamma) == ("cross_entropy", 0.5)
+
+
+def test_a_preset_that_is_none_and_a_recipe_that_extends_itself_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"`preset` must be one of RSO, .*, received 'PPO'"):
+        parse_run_config("preset: PPO")
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{name}.yaml").write_text(f"extends: {other}.yaml")
+    with pytest.raises(UserError, match=r"a\.yaml extends itself; remove `extends`"):
+        load_run_config(tmp_path / "a.yaml")

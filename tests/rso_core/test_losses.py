@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rso_core.config import LossName
-from rso_core.losses import LOSSES, NEEDS_REFERENCE, hinge_loss, hinge_norm_loss, sigmoid_norm_loss
+from rso_core.losses import LOSSES, NEEDS_REFERENCE, hinge_loss, hinge_norm_loss, sigmoid_norm_loss, slic_loss
 
 CASES = json.loads((Path(__file__).parent / "cases" / "losses.json").read_text(encoding="utf-8"))
 NAMES = get_args(LossName)
@@ -163,3 +163,44 @@ def test_shapes_that_would_broadcast_and_impossible_slopes_are_refused(name: Los
     for gamma in (-0.1, math.nan, math.inf):
         with pytest.raises(ValueError, match=f"`gamma` must be finite and 0 or above, got {gamma}"):
             LOSSES[name](torch.zeros(2), torch.zeros(2), gamma=gamma)
+
+
+@given(batch=pairs, gamma=gammas)
+@settings(deadline=None)
+def test_slic_without_its_regulariser_is_the_hinge_divided_by_its_slope(
+    batch: list[tuple[float, float]], gamma: float
+) -> None:
+    chosen, rejected = columns(batch)
+    found = slic_loss(chosen, rejected, torch.zeros_like(chosen), delta=1 / gamma, regularizer=0)
+    torch.testing.assert_close(gamma * found, hinge_loss(chosen, rejected, gamma=gamma), atol=1e-9, rtol=1e-9)
+
+
+@given(batch=pairs, target=st.floats(-200, 0), delta=st.floats(0, 100), regularizer=st.floats(0, 500))
+@settings(deadline=None)
+def test_slic_is_equation_1_pair_by_pair(
+    batch: list[tuple[float, float]], target: float, delta: float, regularizer: float
+) -> None:
+    targets = of([target + i for i in range(len(batch))])
+    found = slic_loss(*columns(batch), targets, delta=delta, regularizer=regularizer)
+    expected = [
+        max(0.0, delta - chosen + rejected) - regularizer * (target + i) for i, (chosen, rejected) in enumerate(batch)
+    ]
+    torch.testing.assert_close(found, of(expected))
+
+
+def test_the_gradient_of_slic_is_that_of_finite_differences_and_pulls_by_its_weight() -> None:
+    sides = [of(values).requires_grad_() for values in ([1.3, -2.0], [0.4, 3.0], [-7.0, -1.0])]
+    assert torch.autograd.gradcheck(lambda c, r, t: slic_loss(c, r, t, delta=2.0, regularizer=0.5), sides)
+    slic_loss(*sides, delta=2.0, regularizer=0.5).sum().backward()  # type: ignore[no-untyped-call, misc]
+    assert sides[2].grad is not None
+    assert sides[2].grad.tolist() == [-0.5, -0.5]
+
+
+@pytest.mark.parametrize("name", ["delta", "regularizer"])
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_an_impossible_margin_or_weight_and_a_target_of_another_shape_are_refused(name: str, value: float) -> None:
+    settings = {"delta": 1.0, "regularizer": 1.0} | {name: value}
+    with pytest.raises(ValueError, match=f"`{name}` must be finite and 0 or above, got {value}"):
+        slic_loss(torch.zeros(2), torch.zeros(2), torch.zeros(2), **settings)
+    with pytest.raises(ValueError, match=r"`target` must have the shape of `chosen`, got \(1,\) and \(2,\)"):
+        slic_loss(torch.zeros(2), torch.zeros(2), torch.zeros(1), delta=1, regularizer=1)

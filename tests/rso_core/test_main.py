@@ -101,7 +101,7 @@ def test_a_finished_run_is_started_again_without_work(
     before = {path: path.stat().st_mtime_ns for path in (store / "finished").iterdir()}
     assert main(["run", str(recipe), "--store", str(store)]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("[", "dataset", "model"))]
-    assert len(lines) == 15 + 3
+    assert len(lines) == 16 + 3
     assert all("done before" in line for line in lines)
     assert {path: path.stat().st_mtime_ns for path in (store / "finished").iterdir()} == before
     assert not list((store / "staging").iterdir())

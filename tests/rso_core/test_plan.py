@@ -14,7 +14,7 @@ from rso_core.vocabulary import SPLITS, Split
 from tests.rso_core.chain import PROMPTS, dataset_row, import_rows, texts, toy_config
 
 POSTS = texts(PROMPTS, 6, seed=1)
-RATES = {"win_rate_policy", "generation_policy", "report"}
+RATES = {"win_rate_policy", "generation_policy", "report", "checkpoint_figures"}
 AFTER_PAIRS = {"reference_log_probs", "policy_fitting", "checkpoint_selection"} | RATES
 
 
@@ -80,7 +80,7 @@ def test_the_turns_of_a_conversation_are_in_one_split_in_every_dataset(tmp_path:
     ("parts", "new"),
     [
         ({"name": "another name"}, set()),
-        ({"evaluation": {"bootstrap_draws": 300}}, {"win_rate_sft", "win_rate_policy", "report"}),
+        ({"evaluation": {"bootstrap_draws": 300}}, {"win_rate_sft", "win_rate_policy", "report", "checkpoint_figures"}),
         ({"fitting": {"select_by": "last"}}, {"checkpoint_selection"} | RATES),
         ({"fitting": {"gamma": 0.5}}, {"policy_fitting", "checkpoint_selection"} | RATES),
         ({"pairs": {"ranking": "tournament_rank"}}, {"pairs"} | AFTER_PAIRS),
@@ -193,7 +193,7 @@ def test_the_gold_reward_model_has_conversations_of_its_own(data: RunData) -> No
 def test_only_measuring_stages_need_the_gold_reward_model(data: RunData) -> None:
     plan = build_plan(toy_config(**GOLD, gold_reward={"share": 0.4}), data)
     users = {stage.key for stage in plan.stages if "gold_reward_training" in stage.needs.values()}
-    assert users == {"win_rate_sft", "win_rate_policy"}
+    assert users == {"win_rate_sft", "win_rate_policy", "checkpoint_figures"}
 
 
 def test_a_gold_reward_model_that_is_the_training_one_is_refused(data: RunData) -> None:
@@ -210,7 +210,9 @@ def test_a_training_stage_that_needs_the_gold_reward_model_is_refused(data: RunD
     number = next(i for i, stage in enumerate(stages) if stage.key == "scoring")
     needs = {**stages[number].needs, "reward_model": "gold_reward_training"}
     stages[number] = dataclasses.replace(stages[number], needs=needs)
-    with pytest.raises(ValueError, match="`scoring` must not need the gold reward model: only win_rate may"):
+    with pytest.raises(
+        ValueError, match="`scoring` must not need the gold reward model: only checkpoint_figures, win_rate may"
+    ):
         refuse_gold_in_training(stages)
 
 

@@ -231,7 +231,13 @@ def _finish_shards(key: str, stage: Stage) -> None:
         jobs.finish_shard(
             claim,
             digest=digest,
-            summary={"prompts": len(rows), "decodes": decodes, "truncated": len(rows), "comparisons": decodes},
+            summary={
+                "prompts": len(rows),
+                "decodes": decodes,
+                "baseline_decodes": len(rows),
+                "truncated": len(rows),
+                "comparisons": decodes,
+            },
         )
 
 
@@ -351,6 +357,12 @@ def _selection(_: Run) -> tuple[str, dict[str, Any]]:
     return _commit(model_folder, "checkpoint_selection", "model"), {"selected_step": 240, "checkpoints": checkpoints}
 
 
+def _figures(_: Run) -> tuple[str, dict[str, Any]]:
+    kl = {"value": 3.2, "low": 2.7, "high": 3.9, "n": 64}
+    checkpoints = [{"step": step, "kl": kl, "proxy": rate(0.7, 0.05), "gold": None} for step in (120, 240)]
+    return _commit(model_folder, "checkpoint_figures", "model"), {"checkpoints": checkpoints}
+
+
 WON = {"direct": 0.6, "sft_sample_rank": 0.65, "rso_sample_rank": 0.9}  # a policy's win rate by its source of pairs
 
 
@@ -389,6 +401,7 @@ _MADE: dict[str, Callable[[Run], tuple[str, dict[str, Any]]]] = {
     "rejection_sampling": _kept,
     "pairs": _pairs,
     "checkpoint_selection": _selection,
+    "checkpoint_figures": _figures,
     "win_rate_sft": _sft_win_rate,
     "win_rate_policy": _policy_win_rate,
     "report": _report,

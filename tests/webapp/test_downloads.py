@@ -35,12 +35,18 @@ def test_the_policy_is_a_zip_of_its_model_folder(browser: Client, run: Run, tmp_
     assert archive.testzip() is None
     model_folder(tmp_path)
     files = {f"nsafe-name-policy/{path.name}": path.read_bytes() for path in (tmp_path / "model").iterdir()}
-    assert {name: archive.read(name) for name in archive.namelist()} == files
+    found = {name: archive.read(name) for name in archive.namelist()}
+    card = found.pop("nsafe-name-policy/README.md").decode()
+    assert found == files
+    assert "## Lineage" in card
+    assert "| policy fitting |" in card
+    recipe = card.split("```yaml\n")[1].split("```")[0]
+    assert parse_run_config(recipe) == config_of("Ünsafe: name/…")
 
 
 def test_a_large_file_is_zipped_piece_by_piece(tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(b"x" * 5_000_000)
-    pieces = list(zip_folder(tmp_path, "m"))
+    pieces = list(zip_folder(tmp_path, "m", "# m"))
     assert max(map(len, pieces)) < 1_200_000
     assert zipfile.ZipFile(io.BytesIO(b"".join(pieces))).read("m/weights") == b"x" * 5_000_000
 

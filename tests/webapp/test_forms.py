@@ -167,7 +167,7 @@ def test_a_list_without_a_value_shows_the_papers_choice() -> None:
         (
             "fitting.loss",
             "dpo",
-            "Must be 'sigmoid_norm', 'hinge' or 'hinge_norm', received 'dpo'. The paper’s value is sigmoid_norm.",
+            "Must be 'sigmoid_norm', 'hinge', 'hinge_norm', 'slic' or 'cross_entropy', received 'dpo'. The paper’s value is sigmoid_norm.",
         ),
         ("sft.enabled", "perhaps", "Must be true or false, received 'perhaps'. The paper’s value is true."),
         ("name", "", "Is required."),

@@ -354,3 +354,19 @@ def test_speed_is_learnt_from_finished_stages_of_the_same_model_only(run: Run) -
     Stage.objects.filter(pk=sft.pk).update(started=started, finished=started + timedelta(seconds=50), work_units=100)
     assert measured_speeds("tiny")["sft"].seconds_per_unit == pytest.approx(0.5)
     assert measured_speeds("another model") == {}
+
+
+def test_proxy_gold_and_divergence_along_checkpoints_are_one_chart_with_two_axes(browser: Client, run: Run) -> None:
+    stage = stage_of(run, "checkpoint_figures")
+    for step, proxy, gold, kl in ((120, 0.6, 0.55, 0.8), (240, 0.9, 0.4, 6.5)):
+        values = {"proxy_along": proxy, "gold_along": gold, "kl": kl}
+        MetricPoint.objects.create(stage=stage, step=step, values=values)
+
+    (curve,) = run_curves(run.pk, "--rso")
+
+    traces = curve.figure["data"]
+    assert [trace["name"] for trace in traces] == ["proxy win rate", "gold win rate", "KL"]
+    assert [trace.get("yaxis", "y") for trace in traces] == ["y", "y", "y2"]
+    assert [trace["y"] for trace in traces] == [[0.6, 0.9], [0.55, 0.4], [0.8, 6.5]]
+    assert curve.figure["layout"]["yaxis2"]["side"] == "right"
+    assert "proxy, gold and KL from π_sft along checkpoints" in text(browser.get(f"/runs/{run.pk}/curves/"))

@@ -26,10 +26,12 @@ _CHARTS: tuple[tuple[str, dict[str, str]], ...] = (
 _SHARES = frozenset({"accuracy", "proxy_win_rate", "outside_mass"})
 _FIRST = frozenset({"loss", "margin", "accuracy", "proxy_win_rate"})  # the others are folded
 _COLOURS = {"chosen": "--chosen", "rejected": "--rejected"}
-_STAGES = ("policy_fitting", "checkpoint_selection", "reward_training", "gold_reward_training", "sft")
+_ALONG = "checkpoint_figures"
+_STAGES = ("policy_fitting", "checkpoint_selection", _ALONG, "reward_training", "gold_reward_training", "sft")
 _SHOWN_TITLES = {
     "policy_fitting": "policy fitting",
     "checkpoint_selection": "checkpoints",
+    _ALONG: "reward hacking",
     "reward_training": "reward model",
     "gold_reward_training": "gold reward model",
     "sft": "SFT",
@@ -118,6 +120,8 @@ def _calibration(key: str, summary: Mapping[str, Any]) -> list[Curve]:
 
 
 def _stage_curves(key: str, points: list[tuple[int, dict[str, float]]], colour: str) -> list[Curve]:
+    if key == _ALONG:
+        return [_along_checkpoints(points, colour)] if any("kl" in values for _, values in points) else []
     names = {name for _, values in points for name in values}
     charted = {name for _, lines in _CHARTS for name in lines}
     own = tuple((name.replace("_", " "), {name: name}) for name in sorted(names - charted))
@@ -127,6 +131,35 @@ def _stage_curves(key: str, points: list[tuple[int, dict[str, float]]], colour: 
         for label, lines in (*_CHARTS, *own)
         if names & lines.keys()
     ]
+
+
+def _along_checkpoints(points: list[tuple[int, dict[str, float]]], colour: str) -> Curve:
+    """Return proxy and gold win rate (left) and the divergence from π_sft (right) along the checkpoints, in one chart.
+
+    A proxy that rises while gold falls and KL grows is a policy that exploits its reward model.
+    """
+    lines = {
+        "proxy_along": ("proxy win rate", colour),
+        "gold_along": ("gold win rate", "--amber"),
+        "kl": ("KL", "--muted"),
+    }
+    traces = [
+        _trace(name, word, points, tone, is_share=name != "kl")
+        for name, (word, tone) in lines.items()
+        if any(name in values for _, values in points)
+    ]
+    traces[-1] |= {"yaxis": "y2", "line": {"color": "var(--muted)", "width": 2, "dash": "dot"}}
+    layout = _layout(is_share=True, legend=True)
+    layout["margin"] = {**layout["margin"], "r": 48}
+    layout["yaxis2"] = {
+        "overlaying": "y", "side": "right", "rangemode": "tozero", "nticks": 5, "showgrid": False,
+        "title": {"text": "KL, nats", "standoff": 2},
+    }  # fmt: skip
+    figure = {"data": traces, "layout": layout}
+    label = "proxy, gold and KL from π_sft along checkpoints, validation prompts"
+    return Curve(
+        "curve-hacking", _SHOWN_TITLES[_ALONG], label, figure, traces[-1]["y"][-1], is_share=False, is_first=True
+    )
 
 
 def _curve(

@@ -18,7 +18,8 @@ _REMEMBERED = 200  # finished stages looked at
 def work_units(config: RunConfig, plan: Plan) -> dict[str, float]:
     """Return how much work each stage of a plan is, by fingerprint: examples, candidates, prompts, comparisons."""
     counted = _units_by_key(config, plan.counts)
-    return {stage.fingerprint: counted[stage.key] for stage in plan.stages if stage.key in counted}
+    plain = {stage.fingerprint: stage.key.partition("_round_")[0] for stage in plan.stages}
+    return {fingerprint: counted[key] for fingerprint, key in plain.items() if key in counted}
 
 
 def _units_by_key(config: RunConfig, counts: Mapping[str, int]) -> dict[str, float]:
@@ -36,10 +37,15 @@ def _units_by_key(config: RunConfig, counts: Mapping[str, int]) -> dict[str, flo
         "scoring": candidates * (2 if config.reward.order_average else 1),
         "rejection_sampling": float(prompts),
         "pairs": float(pairs),
+        "targets": candidates,
         "reference_log_probs": float(pairs),
         "policy_fitting": _trained(pairs, config.fitting),
+        "checkpoint_figures": float(
+            config.fitting.num_checkpoints * min(config.evaluation.kl_prompts, counts["validation_prompts"])
+        ),
         "checkpoint_selection": float(selected * counts["validation_prompts"]),
-        **dict.fromkeys(("generation_sft", "generation_policy", "win_rate_sft", "win_rate_policy"), float(tests)),
+        **dict.fromkeys(("generation_sft", "win_rate_sft", "win_rate_policy"), float(tests)),
+        "generation_policy": float(tests * config.evaluation.best_of),
         **dict.fromkeys(("auto_sxs_sft", "auto_sxs_policy"), float(tests * config.judge.samples)),
         "judge_accuracy": float(_judged_pairs(config, counts) * config.judge.samples),
         "report": float(tests),
@@ -52,7 +58,11 @@ def _judged_pairs(config: RunConfig, counts: Mapping[str, int]) -> int:
 
 
 def _training_pairs(config: RunConfig, counts: Mapping[str, int]) -> int:
-    """Return how many pairs a policy will be fitted on, at most: identical texts make none."""
+    """Return how many pairs or targets a policy will be fitted on, at most: identical texts make no pair."""
+    if config.pairs.pair_source == "best_candidate":
+        return counts["train_prompts"]
+    if config.pairs.pair_source == "above_threshold":
+        return counts["train_prompts"] * config.sampling.num_candidates
     if config.pairs.pair_source == "direct":
         return counts["preference_train_pairs"]
     kept = config.rejection_sampling.num_samples

@@ -17,7 +17,7 @@ from django.forms.boundfield import BoundField
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from rso_core.config import PRESETS, RunConfig, recipe_values
+from rso_core.config import PRESETS, RunConfig, recipe_values, with_preset
 from webapp.runs.long_select import LongSelect
 
 Choices = list[tuple[str, str]]
@@ -41,18 +41,24 @@ SECTIONS = {
     "sft": "SFT",
     "reward": "Reward model",
     "gold_reward": "Gold reward model",
+    "objectives": "Several objectives",
     "sampling": "Sampling",
     "rejection_sampling": "Rejection sampling",
     "pairs": "Pairs",
     "fitting": "Policy fitting",
+    "rounds": "Rounds",
     "evaluation": "Evaluation",
     "judge": "AutoSxS judge",
 }
 LABELS = {
     "rejection_sampling.beta": "β, temperature of the target policy",
     "fitting.gamma": "γ, slope of the loss",
+    "fitting.delta": "δ, margin of slic",
+    "fitting.regularizer": "λ, weight of slic’s regulariser",
+    "fitting.enabled": "Fit a policy",
     "data.preferences": "Preference dataset",
     "data.sft": "SFT dataset",
+    "data.prompts": "Prompts of another dataset",
     "model.base": "Base model",
     "sft.enabled": "Train π_sft",
 }
@@ -98,6 +104,8 @@ class References:
             return [("", "none"), *self.endpoints]
         if path in _OPTIONAL_DATASETS:
             return [("", "none"), *self.preferences]
+        if path == "data.prompts":
+            return [("", "those of the SFT dataset"), *self.sft]
         return by_path.get(path)
 
 
@@ -147,7 +155,7 @@ def form_data(config: RunConfig) -> dict[str, str]:
 
 def read_recipe(text: str) -> dict[str, str]:
     """Return the settings written in YAML as {path: text}, right or wrong. Raises UserError when it is not YAML."""
-    return flatten(recipe_values(text))
+    return flatten(with_preset(recipe_values(text)))
 
 
 def describe_error(item: Mapping[str, Any], paper: str) -> str:

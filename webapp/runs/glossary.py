@@ -43,6 +43,26 @@ GLOSSARY: dict[str, Entry] = {
         "The share of trials that rejection sampling accepts. Observed: accepted over tried. Expected: the mean of exp((r − r_max)/β) over the candidates still in play.",
         "Algorithm 1, Theorem 1",
     ),
+    "kl": Entry(
+        "KL from π_sft",
+        "How far the policy has gone from where it began: nats a response, summed over the whole vocabulary at every token of responses that the policy wrote itself at temperature 1. Measured on validation prompts.",
+        "eq. 3",
+    ),
+    "length_controlled": Entry(
+        "At equal length",
+        "The win rate that a logistic regression on the difference in length predicts where there is no difference. Far below the plain rate: the wins are due to length.",
+        "product rule",
+    ),
+    "distinct": Entry(
+        "Distinct-2",
+        "The share of different ones among all pairs of neighbouring words in the responses. It falls when a policy repeats itself.",
+        "product rule",
+    ),
+    "cost": Entry(
+        "Cost of the training data",
+        "Sampled responses and comparisons by the reward model for each prompt, up to the pairs or targets. A comparison counts once whatever the orders averaged; games between identical texts are decided without one.",
+        "Table 7",
+    ),
     "ess": Entry(
         "Effective sample size",
         "How many equally weighted candidates the weights exp(r/β) are worth. A small one means that few candidates carry the target policy.",
@@ -78,6 +98,16 @@ GLOSSARY: dict[str, Entry] = {
     ),
     "hinge": Entry("hinge loss", "Hinge loss on the log-likelihoods, without a reference: the loss of SLiC.", "eq. 9"),
     "hinge_norm": Entry("hinge-norm loss", "Hinge loss on the log-ratios normalised by π_sft.", "eq. 10"),
+    "slic": Entry(
+        "slic loss",
+        "Hinge loss on the log-likelihoods with a margin δ in nats, plus λ times the cross-entropy of a reference response: the loss of SLiC-HF.",
+        "eq. 1",
+    ),
+    "cross_entropy": Entry(
+        "cross-entropy",
+        "The loss of SFT, on candidates chosen by the reward model: the best one (RAFT), or all above a threshold (ReST).",
+        "§4, Table 1",
+    ),
     "pair_source": Entry(
         "Pair source",
         "direct: human pairs as they are. sft-sample-rank: pairs of random samples of π_sft, labelled by ρ_ψ. rso-sample-rank: pairs of samples kept by statistical rejection sampling, labelled by ρ_ψ.",

@@ -29,12 +29,15 @@ class _Pipe(io.RawIOBase):
         return b"".join(parts)
 
 
-def zip_folder(folder: Path, name: str) -> Iterator[bytes]:
-    """Yield a zip with the files of `folder` under `name`/, uncompressed: weights do not get smaller."""
+def zip_folder(folder: Path, name: str, card: str) -> Iterator[bytes]:
+    """Yield a zip with the card and the files of `folder` under `name`/, uncompressed: weights do not get smaller."""
     pipe = _Pipe()
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        entry = zipfile.ZipInfo(f"{name}/README.md", _SAME_DATE)
+        entry.external_attr = 0o644 << 16
+        archive.writestr(entry, card)
         for path in sorted(folder.rglob("*")):
-            if not path.is_file() or path.name == MANIFEST:
+            if not path.is_file() or path.name in {MANIFEST, "README.md"}:
                 continue
             entry = zipfile.ZipInfo(f"{name}/{path.relative_to(folder).as_posix()}", _SAME_DATE)
             entry.external_attr = 0o644 << 16

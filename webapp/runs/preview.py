@@ -97,7 +97,11 @@ def _warnings(config: RunConfig, plan: Plan) -> list[str]:
         found.append("No preference pair is in the test split: the accuracy of the reward model will not be measured.")
     if config.pairs.pair_source == "direct" and config.sampling.max_prompts:
         found.append("sampling.max_prompts has no effect: direct pairs need no candidates.")
-    if config.fitting.select_by == "proxy_win_rate" and counts["validation_prompts"] < _FEW_TEST_PROMPTS:
+    if (
+        config.fitting.enabled
+        and config.fitting.select_by == "proxy_win_rate"
+        and counts["validation_prompts"] < _FEW_TEST_PROMPTS
+    ):
         found.append(
             f"The checkpoint is selected on {counts['validation_prompts']} validation prompts: expect its choice to be noisy."
         )

@@ -26,7 +26,8 @@ _TITLES = {
 
 def stage_title(key: str, title: str) -> str:
     """Return the name of a stage in its run, by its key, or else that of its kind."""
-    return _TITLES.get(key, title)
+    _, _, number = key.partition("_round_")
+    return f"{title}, round {number}" if number else _TITLES.get(key, title)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from rso_core.config import RunConfig
+from rso_core.costs import Cost, cost_of
 from rso_core.errors import UserError
 from webapp.runs.artifacts import store
 from webapp.runs.models import Run, RunStage, Status
@@ -18,6 +20,10 @@ _SYSTEMS = {
     ("direct", "sigmoid_norm"): ("DPO", "--dpo"),
     ("direct", "hinge"): ("SLiC-direct", "--slic"),
     ("sft_sample_rank", "hinge"): ("SLiC", "--slic"),
+    ("direct", "slic"): ("SLiC-direct", "--slic"),
+    ("sft_sample_rank", "slic"): ("SLiC", "--slic"),
+    ("best_candidate", "cross_entropy"): ("RAFT", "--raft"),
+    ("above_threshold", "cross_entropy"): ("ReST", "--rest"),
 }
 _METRICS = {"proxy": "Proxy win rate", "gold": "Gold win rate", "auto_sxs": "AutoSxS"}
 _JUDGED = {"auto_sxs_sft": "SFT", "auto_sxs_policy": "policy"}
@@ -79,12 +85,21 @@ class Results:
     pairs: Mapping[str, Any] = field(default_factory=dict)
     selection: Mapping[str, Any] = field(default_factory=dict)
     policy: Mapping[str, Any] = field(default_factory=dict)
+    targets: Mapping[str, Any] = field(default_factory=dict)
+    cost: Cost | None = None
+    checkpoints: list[Mapping[str, Any]] = field(default_factory=list)
     side_by_sides: list[Mapping[str, Any]] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
         """Return whether nothing is known yet."""
         return not (self.rates or self.sft or self.reward or self.acceptance or self.pool or self.selection)
+
+    @property
+    def divergence(self) -> Mapping[str, Any] | None:
+        """Return KL(π_θ ‖ π_sft) of the checkpoint that was kept, in nats a response."""
+        kept = self.selection.get("selected_step")
+        return next((item["kl"] for item in self.checkpoints if item["step"] == kept), None)
 
     @property
     def length_ratio(self) -> float | None:
@@ -97,6 +112,12 @@ def system_of(config: Mapping[str, Any]) -> System:
     """Return which of the paper's systems a run's configuration makes."""
     source, loss = config["pairs"]["pair_source"], config["fitting"]["loss"]
     words = source.replace("_", "-")
+    # A run of an earlier version of the schema has no such settings.
+    if not config["fitting"].get("enabled", True):
+        best_of = config["evaluation"].get("best_of", 1)
+        return System(f"best of {best_of}" if best_of > 1 else "SFT", "--sft", "no fit", "no pairs")
+    if config["pairs"].get("label", "reward_model") == "coin_label":
+        return System("coin labels", "--coin", loss.replace("_", "-"), f"{words}, labelled by a coin")
     name, colour = _SYSTEMS.get((source, loss), (words, "--raft"))
     return System(name, colour, loss.replace("_", "-"), words)
 
@@ -121,6 +142,9 @@ def run_results(run: Run) -> Results:
         pairs=summaries.get("pairs", {}),
         selection=summaries.get("checkpoint_selection", {}),
         policy=summaries.get("win_rate_policy", {}),
+        targets=summaries.get("targets", {}),
+        checkpoints=summaries.get("checkpoint_figures", {}).get("checkpoints", []),
+        cost=cost_of(RunConfig.model_validate(run.config), summaries),
         side_by_sides=list(side_by_sides(stages["report"][1])) if "report" in stages else [],
     )
 
@@ -166,4 +190,8 @@ def results_as_json(results: Results) -> dict[str, Any]:
         "auto_sxs": {word: dict(counted) for word, counted in results.judged},
         "judge": dict(results.judge),
         "acceptance": dict(results.acceptance),
+        "length_controlled": dict(results.policy.get("length_controlled", {})),
+        "variety": {"sft": results.sft.get("variety"), "policy": results.policy.get("variety")},
+        "checkpoints": list(results.checkpoints),
+        "cost": results.cost.as_dict() if results.cost else None,
     }

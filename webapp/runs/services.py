@@ -12,7 +12,7 @@ from rso_core.config import SCHEMA_VERSION, RunConfig
 from rso_core.endpoint_settings import allowed_models
 from rso_core.errors import UserError
 from rso_core.plan import Plan, PlannedStage, build_plan, fingerprint_of
-from rso_core.run_data import RunData, models_of, preferences_of
+from rso_core.run_data import RunData, models_of, preferences_of, targets_of
 from webapp.accounts.audit import record
 from webapp.accounts.models import User
 from webapp.runs.artifacts import store
@@ -58,7 +58,7 @@ def run_data(*, config: RunConfig, user: User) -> RunData:
     """
     datasets = dict(Dataset.objects.visible_to(user).values_list("name", "digest"))
     models = dict(RegisteredModel.objects.visible_to(user).values_list("name", "digest"))
-    _refuse_unfinished("dataset", datasets, [*preferences_of(config), config.data.sft])
+    _refuse_unfinished("dataset", datasets, [*preferences_of(config), *targets_of(config)])
     _refuse_unfinished("model", models, models_of(config))
     return RunData(store(), _finished(datasets), _finished(models), allowed_models())
 

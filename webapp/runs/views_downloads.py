@@ -7,6 +7,8 @@ from typing import Any
 from django.http import Http404, HttpResponseBase, StreamingHttpResponse
 from django.views.decorators.http import require_safe
 
+from rso_core.config import RunConfig
+from rso_core.model_card import Made, model_card
 from webapp.accounts.access import SignedInRequest, researcher_required
 from webapp.accounts.audit import record_download
 from webapp.runs.artifacts import store
@@ -33,16 +35,23 @@ def _finished(run: Run, key: str, what: str) -> Stage:
 @researcher_required
 @artifacts_needed
 def policy_zip(request: SignedInRequest, pk: int) -> HttpResponseBase:
-    """Download the fitted policy: a model folder as transformers loads it."""
+    """Download the fitted policy: a model folder as transformers loads it, with its model card."""
     run = find_run(request, pk)
     stage = _finished(run, "checkpoint_selection", "fitted policy")
     name = f"{_plain(run.name)}-policy"
     folder = store().path(stage.digest) / "model"
     record_download(request, run, file="policy.zip")
-    response = StreamingHttpResponse(zip_folder(folder, name), content_type="application/zip")
+    response = StreamingHttpResponse(zip_folder(folder, name, _card(run)), content_type="application/zip")
     response["Content-Disposition"] = f'attachment; filename="{name}.zip"'
     response["X-Content-Type-Options"] = "nosniff"
     return response
+
+
+def _card(run: Run) -> str:
+    """Return the policy's model card: recipe, data, figures and lineage, as far as the run has come."""
+    done = RunStage.objects.filter(run=run, stage__status=Status.DONE).order_by("pk")
+    rows = done.values_list("key", "stage__fingerprint", "stage__digest", "stage__summary")
+    return model_card(RunConfig.model_validate(run.config), [Made(*row) for row in rows])
 
 
 def _plain(name: str) -> str:

@@ -29,6 +29,12 @@ PRESET_WORDS = {
     "RSO": "64 candidates a prompt, 8 kept by statistical rejection sampling, labelled by the reward model; sigmoid-norm loss.",
     "DPO": "The human pairs as they are; sigmoid-norm loss. No candidates are sampled.",
     "SLiC": "Random samples of the SFT policy, ranked in a tournament; hinge loss.",
+    "SLiC direct": "The human pairs as they are; hinge loss.",
+    "SLiC regularised": "Random samples of the SFT policy; hinge with a pull towards the SFT target, λ 5.",
+    "RAFT": "The best of 64 candidates, found in a tournament, becomes the target of cross-entropy.",
+    "ReST": "Candidates whose reward is above 0.7 of their prompt’s range become targets of cross-entropy.",
+    "Coin labels": "As RSO, but a coin decides every pair: what is left is not due to the labels.",
+    "Best of N": "Nothing is fitted: of 64 responses the one with the highest reward is evaluated.",
 }
 
 

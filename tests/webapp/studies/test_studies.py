@@ -54,10 +54,10 @@ def test_table_1_is_started_from_the_page_and_trains_one_reward_model_and_sample
     study = started(browser, researcher)
 
     runs = launched_all(study)
-    assert len(runs) == 9 * 2
+    assert len(runs) == 14 * 2
     assert [count(kind) for kind in ("sft", "reward_training", "sampling", "scoring")] == [2, 2, 2, 2]
-    assert count("policy_fitting") == 18
-    assert count("preference_pairs") == 3 * 2
+    assert count("policy_fitting") == 28
+    assert count("preference_pairs") == (3 + 1) * 2
     assert {run.owner for run in runs} == {researcher}
     assert runs[0].name == "Table 1 · sigmoid_norm direct · seed 0"
 
