@@ -35,13 +35,19 @@ class Cost:
 
 
 def cost_of(config: RunConfig, stages: Mapping[str, Mapping[str, Any]]) -> Cost | None:
-    """Return the cost of a run from its finished stages' summaries by key, all rounds together; None while data is missing."""
+    """Return the cost of a run from its finished stages' summaries by key, all rounds together.
+
+    None while data is missing, and where a stage was done by a version that did not count it.
+    """
     rounds = [*(f"_round_{number}" for number in range(1, config.rounds.count)), ""]
     others = sum(_comparisons(stages.get(f"checkpoint_selection{name}", {})) for name in rounds)
     others += sum(_comparisons(stages.get(key, {})) for key in _EVALUATING)
     if not config.fitting.enabled:
         return Cost(0.0, 0.0, (0, 0), 0.0, 0.0, others)
-    found = [_of_round(config, stages, name) for name in rounds]
+    try:
+        found = [_of_round(config, stages, name) for name in rounds]
+    except KeyError:  # a stage of an earlier version did not count it
+        return None
     if None in found:
         return None
     sums = np.sum(np.array(found, dtype=np.float64), axis=0).tolist()

@@ -140,7 +140,7 @@ def test_a_wrong_value_is_found_from_the_summary_and_reset_without_losing_the_re
     page.goto("/runs/new/")
     page.get_by_label("Name", exact=True).fill("typed once")
     page.get_by_label("Task", exact=True).select_option("summarization")
-    page.get_by_role("button", name=re.compile("^SLiC")).click()
+    page.get_by_role("button", name=re.compile("^SLiC Random")).click()
     expect(page.get_by_label("Loss", exact=True)).to_have_value("hinge")
     page.locator("#section-sampling > summary").click()
     page.locator("[name='sampling.temperature']").fill("hot")

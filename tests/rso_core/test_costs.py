@@ -83,6 +83,11 @@ def test_a_run_without_training_data_has_no_cost_yet() -> None:
     assert cost_of(toy_config(), {"sampling": {"prompts": 3}}) is None
 
 
+def test_a_run_whose_stages_did_not_count_has_no_cost() -> None:
+    earlier = {"sampling": {"prompts": 3}, "scoring": {}, "rejection_sampling": {}, "pairs": {"comparisons": 12}}
+    assert cost_of(toy_config(), earlier) is None
+
+
 @pytest.mark.parametrize(
     ("parts", "formula"),
     [

@@ -145,7 +145,8 @@ def test_equal_texts_are_not_put_to_the_judge_and_the_first_goes_on() -> None:
 
     for ranking, ties in (("first_round_rank", 2), ("tournament_rank", 3)):
         found = rank([["same"] * 4], ranking=ranking, seeds=[0], prefer=never)  # type: ignore[arg-type]
-        assert found == Ranked(pairs=[[]], comparisons=0, dropped_ties=ties, byes=0)
+        assert found == Ranked(pairs=[[]], left=found.left, comparisons=0, dropped_ties=ties, byes=0)
+        assert len(found.left[0]) == 4 - ties
 
 
 def test_a_judge_that_cannot_tell_yields_no_pair_and_the_first_goes_on() -> None:
@@ -156,7 +157,7 @@ def test_a_judge_that_cannot_tell_yields_no_pair_and_the_first_goes_on() -> None
         return [0.5] * len(games)
 
     found = rank([["a", "b", "c", "d"]], ranking="tournament_rank", seeds=[0], prefer=undecided)
-    assert found == Ranked(pairs=[[]], comparisons=3, dropped_ties=3, byes=0)
+    assert found == Ranked(pairs=[[]], left=[[asked[0][1]]], comparisons=3, dropped_ties=3, byes=0)
     assert asked[2] == (0, asked[0][1], asked[1][1])
 
 

@@ -33,8 +33,8 @@ def test_every_checkpoint_has_its_divergence_and_the_proxy_of_the_selection(chai
         assert 0 < figure["distinct_2"] <= 1
     rows = chain.rows(plan, "checkpoint_figures")
     assert [row["step"] for row in rows] == [2] * 6 + [4] * 6
-    points = [e.values for e in chain.events if isinstance(e, Metrics) and "kl" in e.values]
-    assert [p["kl"] for p in points] == [figure["kl"]["value"] for figure in figures]
+    reported = [e.values["kl"] for e in chain.events if isinstance(e, Metrics) and "kl" in e.values]
+    assert {figure["kl"]["value"] for figure in figures} <= set(reported)
 
 
 def test_selection_leaves_the_responses_it_has_judged(chain: Chain, plan: Plan) -> None:
