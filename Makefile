@@ -22,7 +22,7 @@ BENCH = $(PY) -m benchmarks.$(1) $(if $(MODEL),--model "$(MODEL)") $(if $(PREFER
 SOURCES := rso_core webapp workers tests manage.py $(wildcard benchmarks)
 
 .PHONY: help setup up demo demo-real test test-long check fmt docs lock bench-import bench-coverage bench-results bench-rating bench-claims clean browser \
-  lock-peers bench-peers bench bench-matmul bench-fitting bench-scoring bench-sampling bench-workers bench-reward bench-run bench-study bench-growth bench-report \
+  lock-peers bench-peers bench bench-matmul bench-fitting bench-scoring bench-sampling bench-workers bench-reward bench-run bench-study bench-growth bench-web bench-report \
   reproduce-smoke reproduce-a reproduce-b reproduce-c reproduction-page
 
 help: ## This list
@@ -120,7 +120,7 @@ $(PEERS)/.ready: benchmarks/peers/requirements.txt | $(STAMP)
 	@$(PEERS)/bin/pip install -qq --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") "$(TORCH)"
 	@touch $@
 
-bench: bench-matmul bench-fitting bench-scoring bench-sampling bench-workers bench-reward bench-study bench-growth bench-run bench-report ## All speed benchmarks (hours): MODEL=FOLDER PREFERENCES=FILE
+bench: bench-matmul bench-fitting bench-scoring bench-sampling bench-workers bench-reward bench-study bench-growth bench-web bench-run bench-report ## All speed benchmarks (hours): MODEL=FOLDER PREFERENCES=FILE
 
 bench-matmul: $(STAMP) ## Measure the machine's matrix products at the model's shapes: MODEL=FOLDER
 	@$(call BENCH,matmul)
@@ -148,6 +148,9 @@ bench-study: $(STAMP) ## Measure the grid of losses and pair sources over shared
 
 bench-growth: $(STAMP) ## Measure how time and memory grow with prompts and with candidates
 	@$(PY) -m benchmarks.cost_growth $(ARGS)
+
+bench-web: $(STAMP) ## Measure every page over 1,000,000 pairs and 1,000 runs, and a run page that 300 people watch
+	@$(PY) -m benchmarks.web_pages $(ARGS)
 
 bench-report: $(STAMP) ## Make docs/performance.md from benchmarks/results and benchmarks/notes
 	@$(PY) -m benchmarks.report

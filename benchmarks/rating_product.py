@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -60,7 +60,7 @@ def product() -> Iterator[Served]:
     with tempfile.TemporaryDirectory(prefix="rso-bench-") as folder, _database() as environment:
         Path(folder).chmod(0o755)  # root's PostgreSQL runs as somebody else
         os.environ |= environment | {"RSO_VAR_DIR": folder, "DJANGO_SETTINGS_MODULE": "webapp.settings"}
-        with _started(Path(folder)) as served:
+        with started(Path(folder)) as served:
             import django
 
             django.setup()  # finds the address of the embedded database in the folder
@@ -68,6 +68,43 @@ def product() -> Iterator[Served]:
                 yield served
             finally:
                 django.db.connections.close_all()
+
+
+@contextlib.contextmanager
+def seeded_product(fill: Callable[[], object]) -> Iterator[Served]:
+    """Fill a new database before the product starts over it, so that no worker takes what is being made; yield it."""
+    with tempfile.TemporaryDirectory(prefix="rso-bench-") as folder, _database() as environment:
+        Path(folder).chmod(0o755)
+        os.environ |= environment | {"RSO_VAR_DIR": folder, "DJANGO_SETTINGS_MODULE": "webapp.settings"}
+        with _server(Path(folder)):
+            import django
+            from django.core.management import call_command
+
+            django.setup()
+            call_command("migrate", verbosity=0)
+            fill()
+            try:
+                with started(Path(folder)) as served:
+                    yield served
+            finally:
+                django.db.connections.close_all()
+
+
+@contextlib.contextmanager
+def _server(folder: Path) -> Iterator[None]:
+    """Run PostgreSQL in the folder unless DATABASE_URL names a server."""
+    if os.environ.get("DATABASE_URL"):
+        yield
+        return
+    from workers.embedded_postgres import EmbeddedPostgres
+
+    server = EmbeddedPostgres(folder / "seeded-postgres", durable=True)
+    server.start()
+    os.environ["DATABASE_URL"] = server.url
+    try:
+        yield
+    finally:
+        server.stop()
 
 
 @contextlib.contextmanager
@@ -93,7 +130,8 @@ def _execute(url: str, statement: str, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _started(folder: Path) -> Iterator[Served]:
+def started(folder: Path) -> Iterator[Served]:
+    """Start the product over a data folder (which the environment names too) and yield it."""
     port = _free_port()
     output = folder / "terminal"
     command = [sys.executable, "-m", "workers.services", "up", "--port", str(port)]

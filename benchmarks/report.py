@@ -88,7 +88,7 @@ TARGETS = (
     Target("study_grid", "3 × 3 grid over shared stages", "9 separate runs of ours", bound_share=0.9),
 )
 # What has a section of its own, or a page of its own.
-_OTHERS = ("matmul", "cost_growth", "import_rows", "human_eval_coverage")
+_OTHERS = ("matmul", "cost_growth", "import_rows", "human_eval_coverage", "web_pages", "web_viewers")
 
 
 def main() -> None:
@@ -126,6 +126,8 @@ def document(results: Results, written: Sequence[str]) -> str:
         *whole_run(results),
         "## Growth of cost",
         growth(results),
+        "## The web side",
+        web(results),
         "## Settings, machine and commands",
         settings(results),
         *written,
@@ -331,6 +333,66 @@ def growth(results: Results) -> str:
                 f"| {what} | {name} | {shown} | {seconds} | {peaks} | {ratios['seconds']:.2f} | {ratios['peak_bytes']:.2f} |"
             )
     return "\n".join(lines)
+
+
+_SLOWEST = 12
+
+
+def web(results: Results) -> str:
+    """Return what pages, viewers and imports take."""
+    parts = [
+        _pages(results.get("web_pages")),
+        _viewers(results.get("web_viewers")),
+        _imports(results.get("import_rows")),
+    ]
+    return "\n\n".join(parts)
+
+
+def _pages(found: Result | None) -> str:
+    if found is None:
+        return "Pages: not measured."
+    pages = [page for page in found["pages"] if not page["download"]]
+    files = [page for page in found["pages"] if page["download"]]
+    within = len(pages) - len(found["missed"])
+    rows = ", ".join(f"{count:,} {word}s" for word, count in sorted(found["rows"].items(), key=lambda item: -item[1]))
+    lines = [
+        f"Pages over a database with {rows}: one request at a time over HTTP to the started product, {found['repeat']} of each page.",
+        f"The target, a p95 of at most {found['target']['p95_ms']:g} ms, is reached by {within} of {len(pages)}; the median page's p95 is "
+        f"{statistics.median(page['p95_ms'] for page in pages):.0f} ms. The {_SLOWEST} slowest"
+        + (
+            f"; the first byte of the slowest file comes after {max(page['p95_ms'] for page in files):.0f} ms:"
+            if files
+            else ":"
+        ),
+        "",
+        "| page | address | p50, ms | p95, ms | KB |",
+        "|---|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {page['name']} | `{page['path']}` | {page['p50_ms']:.0f} | {page['p95_ms']:.0f} | {page['bytes'] / 1000:.0f} |"
+        for page in pages[:_SLOWEST]
+    ]
+    return "\n".join(lines)
+
+
+def _viewers(found: Result | None) -> str:
+    if found is None:
+        return "Viewers: not measured."
+    return (
+        f"{found['viewers']} people watch one run that goes on, each polling two parts of its page every 2 s: {found['polls_per_second']:.0f} polls/s,\n"
+        f"the web process needs **{found['core_share']:.0%}** of one core (target: under {found['target']['core_share']:.0%}), "
+        f"a poll waits {found['p50_ms']:.0f} ms (p95 {found['p95_ms']:.0f} ms)."
+    )
+
+
+def _imports(found: Result | None) -> str:
+    if found is None:
+        return "Imports: not measured."
+    figures = ", ".join(
+        f"{ending} {measured['seconds']:.0f} s and {measured['peak_bytes'] / 1e6:.0f} MB"
+        for ending, measured in sorted(found["formats"].items())
+    )
+    return f"Import of {found['rows']:,} rows as long as those of HH (target: under {found['target']['seconds']:g} s): {figures}."
 
 
 def settings(results: Results) -> str:
