@@ -18,6 +18,7 @@ import http.client
 import json
 import math
 import os
+import signal
 import statistics
 import sys
 import threading
@@ -43,14 +44,13 @@ _WARM_SECONDS = 12.0  # longer than the product trusts a session it has looked u
 def main() -> None:
     """Measure, write the results, and say whether the targets are reached."""
     options = _options().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the product it started is stopped too
+    results = []
     with _product(options) as (served, note):
-        results = []
-        if options.repeat:
-            results.append(pages_result(served, note, options))
-        if options.viewers:
-            results.append(viewers_result(served, note, options))
-    for result in results:
-        save(result, options.results)
+        for wanted, measure in ((options.repeat, pages_result), (options.viewers, viewers_result)):
+            if wanted:
+                results.append(measure(served, note, options))
+                save(results[-1], options.results)
     print(json.dumps({"rows": [{name: row[name] for name in ("name", "reached", "worst")} for row in results]}))
     sys.exit(not all(row["reached"] for row in results))
 
