@@ -215,12 +215,29 @@ def _pairs(direct: int, sizes: Sizes) -> None:
     missing = sizes.pairs - _count("runs_pair")
     many = max(0, min(sizes.largest_run, missing // 2))
     others = _count(f"({stages} EXCEPT {largest}) AS stage")
-    each = max(0, missing - many) // max(1, others)
+    each = -(-max(0, missing - many) // max(1, others))  # rounded up: there are at least as many as asked for
     for chosen, count in ((largest, many), (f"{stages} EXCEPT {largest}", each)):
         _execute(f"""INSERT INTO runs_pair (stage_id, index, prompt_id, prompt, chosen, rejected, probability, row_id)
             SELECT stage.stage_id, 1000000 + n, lpad(to_hex(n / 2), 16, '0'), 'Human: question ' || n / 2 || repeat(' {_WORDS}', 5),
                    'Assistant: ' || n || repeat(' {_WORDS}', 2), 'Assistant:' || repeat(' {_WORDS}', 1 + n % 3), NULL, n
             FROM ({chosen}) AS stage, generate_series(1, {count}) AS n""")
+    _commit_pairs(direct)
+
+
+def _commit_pairs(run: int) -> None:
+    """Make the artifact of a run's pairs anew from its rows in the database."""
+    from rso_core.artifacts import ROWS, write_rows
+    from rso_core.stages_pairs import PAIRS
+    from webapp.runs.artifacts import store
+    from webapp.runs.models import Pair, RunStage
+
+    stage = RunStage.objects.get(run=run, key="pairs").stage
+    columns = [name for name in PAIRS.names if name in {field.name for field in Pair._meta.concrete_fields}]  # noqa: SLF001 - Django's public Meta API
+    staging = store().staging()
+    rows = Pair.objects.filter(stage=stage).order_by("index").values(*columns)
+    write_rows(staging / ROWS, ({**dict.fromkeys(PAIRS.names), **row} for row in rows.iterator()), PAIRS)
+    stage.digest = store().commit(staging, kind="preference_pairs")
+    stage.save(update_fields=["digest"])
 
 
 def _beside(sizes: Sizes) -> None:

@@ -503,10 +503,11 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 def parse_run_config(text: str) -> RunConfig:
     """Return the configuration written in YAML (or JSON). Raises UserError naming every wrong field."""
-    return _validated(with_preset(recipe_values(text)))
+    return checked_run_config(with_preset(recipe_values(text)))
 
 
-def _validated(values: Mapping[str, Any]) -> RunConfig:
+def checked_run_config(values: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration of these settings. Raises UserError naming every wrong field."""
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -527,7 +528,7 @@ def load_run_config(path: Path) -> RunConfig:
             raise UserError(message)
         seen.add(path.resolve())
         values = merged(with_preset(recipe_values(path.read_text(encoding="utf-8"))), values)
-    return _validated(values)
+    return checked_run_config(values)
 
 
 def dump_run_config(config: RunConfig) -> str:

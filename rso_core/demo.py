@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from rso_core.config import PairSource, RunConfig, load_run_config, parse_run_config
+from rso_core.config import PairSource, RunConfig, checked_run_config, load_run_config
 
 RECIPES = Path(__file__).parent / "recipes"
 System = Literal["rso", "dpo"]
@@ -47,4 +45,4 @@ def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
             inner = part.setdefault(parent, {})
             part = inner if isinstance(inner, dict) else {}
         part[name] = value
-    return parse_run_config(yaml.safe_dump(values))
+    return checked_run_config(values)

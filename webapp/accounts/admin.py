@@ -71,10 +71,10 @@ class AuditEntryAdmin(ReadOnlyAdmin):
 
     lede = "Who did what to what, and when. The database refuses to change these rows."
     list_display = (moment("at", "when"), "actor_name", "action", "kind", "label", "shown_details")
-    list_filter = ("action", "kind")
-    search_fields = ("actor_name", "label", "action")
-    search_help_text = "Person, action or name of the thing"
-    date_hierarchy = "at"
+    # No drill-down by date: it would read all entries that a search finds three times more.
+    list_filter = ("at", "action", "kind")
+    search_fields = ("label", "=actor_name")
+    search_help_text = "Part of the name of the thing, or a person's whole name"
     fields = ("at", "actor_name", "action", "kind", "number", "label", "details")
 
     @display(description="details")

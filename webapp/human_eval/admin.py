@@ -210,11 +210,10 @@ class AnswerAdmin(ReadOnlyAdmin):
     list_display = (
         "campaign", _item(), "rater", "standing", "quality_0", "quality_1", "quality_2", "choice", "same", moment("submitted"),
     )  # fmt: skip
-    list_filter = ("standing", "contradicts", _BY_CAMPAIGN)
+    list_filter = ("submitted", "standing", "contradicts", _BY_CAMPAIGN)
     list_select_related = ("campaign", "item", "rater")
-    search_fields = ("campaign__name", "rater__pseudonym", "reason")
-    search_help_text = "Campaign, rater or reason"
-    date_hierarchy = "submitted"
+    search_fields = ("rater__pseudonym", "reason")
+    search_help_text = "Rater or reason"
 
 
 @register(Skip, site=site)

@@ -44,10 +44,9 @@ class StageAdmin(ReadOnlyAdmin):
     """Pieces of work, shared by runs."""
 
     list_display = ("kind", "fingerprint", "status", "queue", moment("created"), moment("finished"))
-    list_filter = ("status", "queue", "kind")
-    date_hierarchy = "created"
-    search_fields = ("fingerprint", "digest")
-    search_help_text = "Fingerprint or digest"
+    list_filter = ("created", "status", "queue", "kind")
+    search_fields = ("fingerprint__startswith", "digest__startswith")
+    search_help_text = "Beginning of a fingerprint or digest"
 
 
 @register(Shard, site=site)
@@ -55,9 +54,10 @@ class ShardAdmin(ReadOnlyAdmin):
     """What workers claim."""
 
     list_display = ("stage", "index", "status", "attempt", "failures", "worker", "lease_expires")
-    list_filter = ("status",)
+    list_filter = ("status", "worker")
     list_select_related = ("stage",)
-    search_fields = ("stage__fingerprint", "worker")
+    search_fields = ("stage__fingerprint__startswith",)  # found by an index
+    search_help_text = "Beginning of the stage's fingerprint"
 
 
 @register(Worker, site=site)

@@ -6,7 +6,7 @@ histogram of its rewards) is remembered by digest. A request reads the rows it s
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,48 @@ def prompt_page(digest: str, *, words: str = "", after: int = 0) -> PromptPage:
         places = pc.indices_nonzero(pc.match_substring(table["prompt"], words, ignore_case=True)).to_numpy()
     else:
         places = np.arange(table.num_rows, dtype=np.uint64)
+    return _page(table, places, after)
+
+
+def human_prompt_page(digest: str, *, words: str = "", after: int = 0) -> PromptPage:
+    """Return the prompts of people's pairs in the order of their first ones, each with its number of pairs.
+
+    With `words`, only prompts of which a pair has them: in the prompt, or in a response.
+    """
+    table = read_table(store().files(digest), ("prompt_id", "prompt"))
+    prompts = _human_prompts(digest)
+    table = table.append_column("pairs", pa.array(prompts.pairs[prompts.number]))
+    return _page(table, _first_with(digest, words) if words else prompts.first, after)
+
+
+@dataclass(frozen=True)
+class _HumanPrompts:
+    """The prompts of people's pairs: for each its first pair and how many it has, for each pair the number of its prompt."""
+
+    first: Any
+    pairs: Any
+    number: Any
+
+
+@lru_cache(maxsize=16)
+def _human_prompts(digest: str) -> _HumanPrompts:
+    ids = read_table(store().files(digest), ("prompt_id",))["prompt_id"]
+    number = ids.combine_chunks().dictionary_encode().indices.to_numpy()  # in the order in which they appear
+    return _HumanPrompts(np.unique(number, return_index=True)[1], np.bincount(number), number)
+
+
+@lru_cache(maxsize=32)  # what was found is looked through page by page
+def _first_with(digest: str, words: str) -> Any:
+    """Return the first pair of each prompt of which a pair has the words."""
+    columns = ("prompt", "chosen", "rejected")
+    table = read_table(store().files(digest), columns)
+    masks = (pc.match_substring(table[name], words, ignore_case=True) for name in columns)
+    prompts = _human_prompts(digest)
+    return prompts.first[np.unique(prompts.number[reduce(pc.or_, masks).to_numpy()])]
+
+
+def _page(table: pa.Table, places: Any, after: int) -> PromptPage:
+    """Return the rows at the places (ascending) from `after` on that fit a page."""
     start = int(np.searchsorted(places, after))
     shown, following = places[start : start + PAGE_SIZE], places[start + PAGE_SIZE : start + PAGE_SIZE + 1]
     before = int(places[max(0, start - PAGE_SIZE)]) if start else None

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Count, Min, Q
+from django.db.models import Count
 from django.http import Http404, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from webapp.accounts.access import SignedInRequest, researcher_required
 from webapp.runs.models import LIVE, Pair, Run, RunStage, Status
-from webapp.runs.pool_rows import PAGE_SIZE, acceptance_figure, prompt_page, prompt_pool, reward_histogram
+from webapp.runs.pool_rows import acceptance_figure, human_prompt_page, prompt_page, prompt_pool, reward_histogram
 from webapp.runs.run_results import system_of
 from webapp.runs.sharing import may_change
 from webapp.runs.views_runs import artifacts_needed, find_run
@@ -67,7 +67,8 @@ def pairs(request: SignedInRequest, pk: int) -> HttpResponse:
         context |= {"found": found, "rows": [{**row, "pairs": counts.get(row["prompt_id"], 0)} for row in found.rows]}
         context |= _figures(pool, system_of(run.config).colour)
     elif "pairs" in pool.digests:
-        context |= _human_prompts(pool, words, _place(request))
+        found = human_prompt_page(pool.digests["pairs"], words=words, after=_place(request))
+        context |= {"found": found, "rows": found.rows}
     return render(request, "runs/pairs.html", context)
 
 
@@ -88,21 +89,6 @@ def _figures(pool: Pool, colour: str) -> dict[str, Any]:
         "acceptance": acceptance_figure(kept, colour) if kept and scores else None,
         "acceptance_summary": pool.summaries.get("rejection_sampling") if scores else None,
     }
-
-
-def _human_prompts(pool: Pool, words: str, after: int) -> dict[str, Any]:
-    """Return a page of the prompts of human pairs, in the order of the pairs."""
-    rows = Pair.objects.filter(stage=pool.pairs_stage)
-    if words:
-        rows = rows.filter(Q(prompt__icontains=words) | Q(chosen__icontains=words) | Q(rejected__icontains=words))
-    grouped = rows.order_by().values("prompt_id", "prompt").annotate(first=Min("index"), pairs=Count("pk"))
-    shown = list(grouped.filter(first__gte=after).order_by("first")[: PAGE_SIZE + 1])
-    earlier = list(grouped.filter(first__lt=after).order_by("-first").values_list("first", flat=True)[:PAGE_SIZE])
-    found = {
-        "matches": grouped.count(), "before": earlier[-1] if earlier else None,
-        "after": shown[PAGE_SIZE]["first"] if len(shown) > PAGE_SIZE else None,
-    }  # fmt: skip
-    return {"found": found, "rows": shown[:PAGE_SIZE]}
 
 
 @require_safe

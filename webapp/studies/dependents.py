@@ -2,7 +2,6 @@
 
 from django.db.models import Model
 
-from rso_core import studies
 from rso_core.references import datasets_of
 from rso_core.run_data import models_of
 from webapp.accounts.models import User
@@ -29,7 +28,7 @@ def studies_of(user: User, item: Model) -> list[Obstacle]:
 
 def _names(study: Study, item: Dataset | RegisteredModel) -> bool:
     """Return whether a recipe of the study names the item."""
-    configs = [cell.config for cell in studies.cells(study.plan)]
+    configs = [cell.config for cell in study.planned_cells]
     if isinstance(item, Dataset):
         return any(name == item.name for config in configs for name, _ in datasets_of(config))
     return any(item.name in models_of(config) for config in configs)

@@ -2,7 +2,6 @@
 
 from django.db import transaction
 
-from rso_core import studies
 from rso_core.config import RunConfig
 from rso_core.errors import UserError
 from rso_core.plan import build_plan
@@ -19,8 +18,7 @@ def launch_waiting() -> int:
     """Launch runs of cells that have none yet, of studies that are not paused; return how many."""
     launched = 0
     for study in Study.objects.filter(paused=False, cells__run=None, cells__message="").distinct().order_by("pk"):
-        plan = study.plan
-        configs = {(cell.arm, cell.seed): cell.config for cell in studies.cells(plan)}
+        configs = {(cell.arm, cell.seed): cell.config for cell in study.planned_cells}
         for pk in study.cells.filter(run=None, message="").values_list("pk", flat=True):
             if launched >= _AT_ONCE:
                 return launched

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import ClassVar
 
 from django.conf import settings
@@ -40,7 +41,23 @@ class Study(models.Model):
     @property
     def plan(self) -> studies.Study:
         """Return what the study does."""
-        return studies.Study.model_validate_json(self.definition)
+        return _plan(self.definition)
+
+    @property
+    def planned_cells(self) -> tuple[studies.Cell, ...]:
+        """Return the cells of the plan with the recipes of their runs."""
+        return _planned_cells(self.definition)
+
+
+# Checking the recipes of a table's cells takes a second, and every poll of a study's page needs them.
+@lru_cache(maxsize=64)
+def _plan(definition: str) -> studies.Study:
+    return studies.Study.model_validate_json(definition)
+
+
+@lru_cache(maxsize=64)
+def _planned_cells(definition: str) -> tuple[studies.Cell, ...]:
+    return tuple(studies.cells(_plan(definition)))
 
 
 class StudyCell(models.Model):

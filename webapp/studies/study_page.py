@@ -130,8 +130,8 @@ class StudyPage:
         return Row(row["arm"], system, settings, figures, printed, row["cost"], row["mean_chars"], cells)
 
     def _system(self, arm: str) -> str:
-        found = next(item for item in self.plan.all_arms if item.key == arm)
-        return system_of(studies.cell_config(self.plan, found, self.plan.seeds[0]).model_dump(mode="json")).name
+        config = next(cell.config for cell in self.study.planned_cells if cell.arm == arm)
+        return system_of(config.model_dump(mode="json")).name
 
     def _against(self, metric: str, arm: str) -> Mapping[str, Any] | None:
         return None if arm == self.against else self._differences.get((metric, arm))
@@ -141,7 +141,7 @@ class StudyPage:
         """Return each arm's difference from the arm that was chosen, the planned verdict where there is one."""
         if not self.against:
             return {}
-        found = measured(records_of(self.study, self.plan), store())
+        found = measured(records_of(self.study), store())
         planned = {(item["metric"], item["first"], item["second"]): item for item in self.bundle["comparisons"]}
         differences: dict[tuple[str, str], Mapping[str, Any]] = {}
         for arm in found:
@@ -192,7 +192,7 @@ def study_page(study: Study, against: str = "") -> StudyPage:
     """Return what the page shows; `against` is the arm that all others are compared with, if that was asked for."""
     plan = study.plan
     arms = {SFT, *(arm.key for arm in plan.all_arms)}
-    found = records_of(study, plan)
+    found = records_of(study)
     cells = [_state(cell) for cell in study.cells.select_related("run")]
     return StudyPage(study, plan, cells, bundle_of(study, found), against if against in arms else "")
 
@@ -203,9 +203,9 @@ def _state(cell: StudyCell) -> CellState:
     return CellState(cell, Status.FAILED if cell.message else Status.WAITING, cell.message or "waits for its data")
 
 
-def records_of(study: Study, plan: studies.Study) -> list[CellRecord]:
+def records_of(study: Study) -> list[CellRecord]:
     """Return the cells with what their stages left, in two queries."""
-    found = {(cell.arm, cell.seed): cell for cell in studies.cells(plan)}
+    found = {(cell.arm, cell.seed): cell for cell in study.planned_cells}
     rows = RunStage.objects.filter(run__study_cells__study=study).order_by("run", "order")
     summaries = dict(rows.filter(key__in=_READ, stage__status=Status.DONE).values_list("stage", "stage__summary"))
     by_run: dict[int, dict[str, DoneStage]] = {}
@@ -252,5 +252,5 @@ class _Records:
 
 @lru_cache(maxsize=16)
 def _made(definition: str, _: tuple[tuple[str, int, str, str], ...], found: _Records, everything: bool) -> Bundle:  # noqa: FBT001
-    plan = studies.Study.model_validate_json(definition)
+    plan = Study(definition=definition).plan
     return make_bundle(plan, found.records, store(), every_comparison=everything)

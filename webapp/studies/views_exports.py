@@ -17,7 +17,7 @@ from webapp.studies.views import find_study
 
 def _bundle(request: SignedInRequest, pk: int, file: str) -> tuple[Study, Bundle]:
     study = find_study(request, pk)
-    bundle = bundle_of(study, records_of(study, study.plan), everything=True)
+    bundle = bundle_of(study, records_of(study), everything=True)
     record_download(request, study, file=file)
     return study, bundle
 
