@@ -89,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--to", type=Path, required=True, help="folder to write; what exists in it is not written over"
     )
+    command.add_argument("--push", metavar="OWNER/NAME", help="push to the Hugging Face hub too (HF_TOKEN), privately")
+    command.add_argument("--public", action="store_true", help="with --push: new repositories are for everybody to see")
     _add_store(command)
     command.set_defaults(command=_export)
     _add_study(commands.add_parser("study", help="execute a study: a table of the paper, a bundle, or a grid of yours"))
@@ -213,14 +215,21 @@ def _plan(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from rso_core.exports import export_run
+    from rso_core.hub_push import check_destination, push
 
+    if options.push:
+        check_destination(options.push)  # before gigabytes are written
     try:
         record = json.loads(options.record.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         message = f"the record {options.record} cannot be read: {error}; name the file that `run` names under details"
         raise UserError(message) from error
-    for what, folder in export_run(record, ArtifactStore(str(options.store)), options.to).items():
+    folders = export_run(record, ArtifactStore(str(options.store)), options.to)
+    for what, folder in folders.items():
         print(f"{what + ':':<12} {folder}")
+    if options.push:
+        for what, address in push(folders, options.push, public=options.public).items():
+            print(f"{what + ':':<12} {address}")
 
 
 def _check(options: argparse.Namespace) -> None:

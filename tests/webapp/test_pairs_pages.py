@@ -2,10 +2,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from django.test import Client
 from pytest_django import Settings
 
+from rso_core.artifacts import ROWS, write_rows
 from rso_core.vocabulary import prompt_id
 from tests.webapp.made_runs import (
     CANDIDATES,
@@ -18,8 +20,9 @@ from tests.webapp.made_runs import (
     rewards_of,
 )
 from webapp.accounts.models import User
+from webapp.runs.artifacts import store
 from webapp.runs.models import Pair, Run
-from webapp.runs.pool_rows import PAGE_SIZE, prompt_page, reward_histogram
+from webapp.runs.pool_rows import PAGE_SIZE, human_prompt_page, prompt_page, reward_histogram
 
 pytestmark = pytest.mark.django_db
 
@@ -115,15 +118,35 @@ def test_random_pairs_show_no_rewards_but_which_were_drawn(browser: Client, rese
 def test_human_pairs_are_listed_and_found(browser: Client, researcher: User) -> None:
     run = finish_run(launched(researcher, config_of(pair_source="direct")), until="policy_fitting")
     first = browser.get(f"/runs/{run.pk}/pairs/")
-    second = browser.get(f"/runs/{run.pk}/pairs/", {"after": first.context["found"]["after"]})
+    second = browser.get(f"/runs/{run.pk}/pairs/", {"after": first.context["found"].after})
     assert len(first.context["rows"]) == PAGE_SIZE
-    assert second.context["found"]["before"] == 0
+    assert second.context["found"].before == 0
+    assert {row["pairs"] for row in first.context["rows"]} == {1}
     assert not {r["prompt_id"] for r in first.context["rows"]} & {r["prompt_id"] for r in second.context["rows"]}
     found = browser.get(f"/runs/{run.pk}/pairs/", {"q": "Post 7:"}).context["rows"]
     assert [row["prompt_id"] for row in found] == [prompt_id(post(7))]
     page = text(browser.get(f"/runs/{run.pk}/pairs/{prompt_id(post(7))}/"))
     assert "row 8" in page
     assert "human preferences" in page
+
+
+def test_prompts_of_human_pairs_come_in_the_order_of_their_first_pairs() -> None:
+    columns = ("prompt_id", "prompt", "chosen", "rejected")
+    texts = [("a", "red"), ("b", "blue"), ("a", "GREEN sea"), ("c", "sea"), ("b", "grey")]
+    rows = [dict(zip(columns, (key, f"prompt {key}", "yes", rejected), strict=True)) for key, rejected in texts]
+    staging = store().staging()
+    write_rows(staging / ROWS, rows, pa.schema([(name, pa.string()) for name in columns]))
+    digest = store().commit(staging, kind="preference_pairs")
+    assert [(row["prompt_id"], row["pairs"]) for row in human_prompt_page(digest).rows] == [
+        ("a", 2),
+        ("b", 2),
+        ("c", 1),
+    ]
+    found = human_prompt_page(digest, words="Sea")
+    assert [row["prompt_id"] for row in found.rows] == ["a", "c"]
+    assert (found.matches, found.before, found.after) == (2, None, None)
+    later = human_prompt_page(digest, words="sea", after=3)
+    assert ([row["prompt_id"] for row in later.rows], later.before) == (["c"], 0)
 
 
 def test_a_run_without_candidates_yet_says_what_it_waits_for(browser: Client, researcher: User) -> None:

@@ -113,8 +113,9 @@ def resume_study(*, study: Study, by: User) -> None:
 
 def extend_study(*, study: Study, by: User, seeds: Sequence[int], values: Mapping[str, Iterable[Any]]) -> int:
     """Add seeds or values of the grid; return how many cells are new. Raises UserError."""
-    plan = studies.extended(study.plan, seeds=seeds, grid=values)
     with transaction.atomic():
+        study = Study.objects.select_for_update().get(pk=study.pk)  # somebody else may have extended it just now
+        plan = studies.extended(study.plan, seeds=seeds, grid=values)
         before = study.cells.count()
         study.definition = plan.model_dump_json()
         study.save(update_fields=["definition"])

@@ -1,9 +1,11 @@
 """Studies in the product: cells become runs that share stages; pages, exports, pausing, extending, permissions."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
 
 from rso_core.studies import cells, parse_study
@@ -11,6 +13,7 @@ from rso_core.study_presets import mini_base
 from tests.webapp.made_runs import config_of, finish_run, launched, signed_in
 from webapp.accounts.models import AuditEntry, User
 from webapp.runs.models import Dataset, RegisteredModel, Run, Stage, Status
+from webapp.studies import services
 from webapp.studies.launching import launch_waiting
 from webapp.studies.models import Study
 
@@ -172,6 +175,23 @@ def test_a_resumed_study_goes_on_with_the_runs_it_has(browser: Client, researche
 
     assert {Run.objects.get(pk=run.pk).status for run in runs} <= {Status.WAITING, Status.READY}
     assert launch_waiting() == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_extensions_from_several_tabs_at_once_all_count(browser: Client, researcher: User) -> None:
+    study = started(browser, researcher, preset="table_3", seeds="0")
+
+    def extend(seed: int) -> None:
+        try:
+            services.extend_study(study=study, by=researcher, seeds=[seed], values={})
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(extend, range(1, 5)))
+    study.refresh_from_db()
+    assert sorted(study.plan.seeds) == [0, 1, 2, 3, 4]
+    assert study.cells.count() == 15
 
 
 def test_extending_adds_cells_and_keeps_the_others(browser: Client, researcher: User) -> None:
