@@ -1,5 +1,6 @@
 """What raters say of items: given once, changed with history, flagged; late work is kept as surplus, never lost."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -10,7 +11,7 @@ from django.db.models.functions import Now
 
 from rso_core.errors import UserError
 from webapp.human_eval.known_items import settle_qualification
-from webapp.human_eval.leases import end_leases, is_main, lock_participation, lock_slots, locked_lease, seat
+from webapp.human_eval.leases import LOST, end_leases, is_main, lock_participation, lock_slots, locked_lease, seat
 from webapp.human_eval.models import (
     Answer,
     AnswerVersion,
@@ -25,6 +26,7 @@ from webapp.human_eval.models import (
     Slot,
 )
 from webapp.human_eval.rater_text import bounded_text
+from webapp.human_eval.rows import first_row, insert
 from webapp.human_eval.standing import has_had_enough
 
 _Standing = Answer.Standing
@@ -62,26 +64,48 @@ class Outcome(TextChoices):
 
 
 def submit(
-    token: UUID, verdict: Verdict, *, rater: Rater, client_id: UUID, active_ms: int = 0
+    token: UUID,
+    verdict: Verdict | Callable[[str], Verdict],
+    *,
+    rater: Rater,
+    client_id: UUID,
+    active_ms: int = 0,
+    campaign: Campaign | None = None,
 ) -> tuple[Answer, Outcome]:
     """Store what a rater says under the lease `token`; `active_ms` is the time of work since the last heartbeat.
 
+    A verdict that is known by place on the screen is given as a function of the order in which the responses stand.
     Sent twice with the same `client_id`, it is stored once. A second verdict on an item that differs changes the first.
     An answer counts while the rater holds the lease, run out or not, and the campaign is not closed; or when the slot
-    is free again. Else it is kept as surplus with the reason. Raises UserError for values outside the campaign's scale.
+    is free again. Else it is kept as surplus with the reason. Raises UserError for values outside the campaign's scale,
+    and when the lease is of another campaign than the one that is named.
     """
     with transaction.atomic():
         part, lease = locked_lease(token, rater)
-        values = _values(verdict, part.campaign)
-        known = Answer.objects.filter(Q(client_id=client_id) | Q(item_id=lease.item_id, rater=rater))
-        if earlier := list(known):
+        if campaign is not None and campaign.pk != part.campaign_id:
+            raise UserError(LOST)
+        values = _values(verdict(lease.order) if callable(verdict) else verdict, part.campaign)
+        if earlier := _known(client_id, lease.item_id, rater):
             return _say_again(earlier, values, part, client_id=client_id, item=lease.item)
         answer = _new_answer(part, lease, values, client_id=client_id, active_ms=active_ms)
         _seat(answer, part, lease)
-        answer.save(force_insert=True)
+        insert(answer)
         if lease.item.kind == Item.Kind.QUALIFICATION:
             settle_qualification(part)
     return answer, Outcome.STORED if answer.standing == _Standing.COUNTED else Outcome.SURPLUS
+
+
+_KNOWN = """
+SELECT FROM human_eval_answer
+WHERE client_id = %(client)s::uuid OR item_id = %(item)s AND rater_id = %(rater)s LIMIT 1
+"""
+
+
+def _known(client_id: UUID, item: int, rater: Rater) -> list[Answer]:
+    """Return what was said before by this form or of this item; nearly always nothing."""
+    if first_row(_KNOWN, {"client": str(client_id), "item": item, "rater": rater.pk}) is None:
+        return []
+    return list(Answer.objects.filter(Q(client_id=client_id) | Q(item_id=item, rater=rater)))
 
 
 def change(answer: Answer, verdict: Verdict) -> Answer:

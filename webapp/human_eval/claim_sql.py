@@ -19,19 +19,23 @@ LOCK = """
 SELECT FROM human_eval_participation WHERE campaign_id = %(campaign)s AND rater_id = %(rater)s FOR NO KEY UPDATE;
 """
 
-# What a rater has had of a campaign, qualification aside: answers of any standing, leases, skips.
+# What a rater has had of a campaign, qualification aside. An item's kind is looked up row by row: a join would let the
+# planner begin with all items of the campaign, as it does while it knows nothing yet of one that was just opened.
 HAD = """
 SELECT count(*) FILTER (WHERE had.what <> 'skip') AS taken, count(*) AS position,
-       count(*) FILTER (WHERE item.kind = 'check') AS checks
+       count(*) FILTER (WHERE had.kind = 'check') AS checks
 FROM (
-    SELECT item_id, 'answer' AS what FROM human_eval_answer WHERE campaign_id = %(campaign)s AND rater_id = %(rater)s
+    SELECT 'answer' AS what, (SELECT kind FROM human_eval_item AS item WHERE item.id = given.item_id) AS kind
+    FROM human_eval_answer AS given WHERE campaign_id = %(campaign)s AND rater_id = %(rater)s
     UNION ALL
-    SELECT item_id, 'lease' FROM human_eval_slot
+    SELECT 'lease', (SELECT kind FROM human_eval_item AS item WHERE item.id = slot.item_id)
+    FROM human_eval_slot AS slot
     WHERE campaign_id = %(campaign)s AND rater_id = %(rater)s AND status = 'leased'
     UNION ALL
-    SELECT item_id, 'skip' FROM human_eval_skip WHERE rater_id = %(rater)s
-) AS had JOIN human_eval_item AS item ON item.id = had.item_id
-WHERE item.campaign_id = %(campaign)s AND item.kind <> 'qualification'
+    SELECT 'skip', (
+        SELECT kind FROM human_eval_item AS item WHERE item.id = skip.item_id AND item.campaign_id = %(campaign)s
+    ) FROM human_eval_skip AS skip WHERE rater_id = %(rater)s
+) AS had WHERE had.kind <> 'qualification'
 """
 _HAD_NOTHING = "SELECT 0::bigint AS taken, 0::bigint AS position, 0::bigint AS checks"
 

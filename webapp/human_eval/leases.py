@@ -15,7 +15,9 @@ from django.db.models.functions import Now
 
 from rso_core.errors import UserError
 from webapp.human_eval.models import Answer, Campaign, EndedLease, Item, Participation, Rater, Slot
+from webapp.human_eval.rows import columns, first_row, made, update, width
 
+LOST = "this task is not yours any more; go on with the next one"
 _SEATED = ("status", "rater", "order", "token", "claimed", "shown", "lease_expires", "ahead", "active_ms", "draft")
 
 # The response indices from left to right of a slot `slot` of the item `item`: a row of the item's cyclic Latin square. Over
@@ -48,25 +50,46 @@ def _parts(rater: Rater) -> QuerySet[Participation]:
     return parts.filter(rater=rater)
 
 
+# Taken in two statements of one round trip: the second begins when the lock is held, so it sees what was done before.
+_LOCKED = f"""
+SELECT FROM human_eval_participation WHERE rater_id = %(rater)s AND campaign_id = (
+    SELECT campaign_id FROM human_eval_slot WHERE token = %(token)s::uuid AND rater_id = %(rater)s
+) FOR NO KEY UPDATE;
+SELECT statement_timestamp(), {columns(Slot, "slot")}, {columns(Item, "item")}, {columns(Participation, "part")},
+       {columns(Campaign, "campaign")}
+FROM human_eval_slot AS slot
+JOIN human_eval_item AS item ON item.id = slot.item_id
+JOIN human_eval_campaign AS campaign ON campaign.id = slot.campaign_id
+JOIN human_eval_participation AS part ON part.campaign_id = slot.campaign_id AND part.rater_id = slot.rater_id
+WHERE slot.token = %(token)s::uuid AND slot.rater_id = %(rater)s
+FOR NO KEY UPDATE OF slot
+"""  # noqa: S608 - made of this module's own words
+
+
 def locked_lease(token: UUID, rater: Rater) -> tuple[Participation, Slot | EndedLease]:
     """Lock what a rater does under a token: their participation, and the slot if it is still theirs.
 
     Slots and ended leases have an attribute `now`, the database's time. Raises UserError when the rater never had the token.
     """
-    part = (
-        _parts(rater).filter(campaign__slots__token=token).first()
-        or _parts(rater).filter(campaign__items__ended_leases__token=token).first()
-    )
-    # Looked at again under the lock: the lease may have ended in between, and then it is among the ended ones.
-    theirs = Slot.objects.filter(token=token, rater=rater).select_for_update(no_key=True, of=("self",))
+    row = first_row(_LOCKED, {"token": str(token), "rater": rater.pk})
+    if row is None:
+        return _locked_ended_lease(token, rater)
+    now, *values = row
+    found: list[Any] = []
+    for model in (Slot, Item, Participation, Campaign):
+        found.append(made(model, values[: width(model)]))
+        values = values[width(model) :]
+    slot, slot.item, part, part.campaign = found
+    slot.now, slot.campaign, slot.rater, part.rater = now, part.campaign, rater, rater
+    return part, slot
+
+
+def _locked_ended_lease(token: UUID, rater: Rater) -> tuple[Participation, EndedLease]:
+    part = _parts(rater).filter(campaign__items__ended_leases__token=token).first()
     ended = EndedLease.objects.filter(token=token, rater=rater)
-    lease = (
-        theirs.select_related("item").annotate(now=Now()).first()
-        or ended.select_related("item").annotate(now=Now()).first()
-    )
+    lease = ended.select_related("item").annotate(now=Now()).first()
     if part is None or lease is None:
-        message = "this task is not yours, or does not exist any more; go on with the next one"
-        raise UserError(message)
+        raise UserError(LOST)
     part.rater = rater
     return part, lease
 
@@ -115,8 +138,7 @@ def seat(answers: Sequence[tuple[Answer, Slot]]) -> None:
         slot.lease_expires = slot.lease_expires or answer.submitted
         slot.ahead, slot.active_ms, slot.draft = False, answer.active_ms, None
         answer.standing, answer.slot, answer.surplus_reason = Answer.Standing.COUNTED, slot, ""
-    if len(answers) == 1:  # as with every answer that is given: bulk_update costs several times as much
-        slot = answers[0][1]
-        Slot.objects.filter(pk=slot.pk).update(**{name: getattr(slot, name) for name in _SEATED})
+    if len(answers) == 1:  # as with every answer that is given: `bulk_update` costs several times as much
+        update(answers[0][1], _SEATED)
     else:
         Slot.objects.bulk_update([slot for _, slot in answers], _SEATED, batch_size=500)

@@ -8,7 +8,7 @@ the session a new key, so that nobody can plant a session on somebody else's bro
 import hashlib
 from collections.abc import Callable
 from functools import wraps
-from typing import Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
@@ -21,6 +21,7 @@ from django.middleware.csrf import rotate_token
 from rso_core.errors import UserError
 from webapp.accounts.models import Role, User
 from webapp.human_eval.models import Campaign, Invitation, PanelLink, Participation, Rater
+from webapp.human_eval.rows import columns, first_row, made, width
 from webapp.runs.text import storable
 
 P = ParamSpec("P")
@@ -33,9 +34,10 @@ _RESEARCHER = (
 
 
 class RaterRequest(HttpRequest):
-    """A request of somebody who rates."""
+    """A request of somebody who rates. `participation` is theirs in the campaign that the address is about."""
 
     rater: Rater
+    participation: Participation | None
 
 
 RaterView = Callable[Concatenate[RaterRequest, P], HttpResponseBase]
@@ -59,33 +61,54 @@ def rater_required(view: RaterView[P]) -> AnyView[P]:
 
     @wraps(view)
     def checked(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
-        rater = current_rater(request)
+        rater, participation = current_rater(request, kwargs.get("pk"))
         if rater is None:
             return redirect_to_login(request.get_full_path() if request.method == "GET" else "/rate/")
-        request.rater = rater  # type: ignore[attr-defined]
+        request.rater, request.participation = rater, participation  # type: ignore[attr-defined]
         return view(request, *args, **kwargs)  # type: ignore[arg-type]
 
     return private(checked)
 
 
-def current_rater(request: HttpRequest) -> Rater | None:
-    """Return who rates in this session. Raises PermissionDenied for a researcher, whose eyes are not blind."""
+def current_rater(request: HttpRequest, campaign: Any = None) -> tuple[Rater | None, Participation | None]:
+    """Return who rates in this session and what ties them to a campaign.
+
+    Raises PermissionDenied for a researcher, whose eyes are not blind.
+    """
     if request.user.is_authenticated:
         if request.user.role != Role.RATER or request.user.is_admin:
             raise PermissionDenied(_RESEARCHER)
-        return _of_account(request.user)
+        known = _rater("rater.user_id", request.user.pk, campaign)
+        return known if known[0] is not None else (_of_account(request.user), None)
     key = request.session.get(_SESSION_KEY)
-    if key is None:
-        return None
-    known = Rater.objects.filter(pk=key).filter(Q(invitation__isnull=True) | Q(invitation__revoked__isnull=True))
-    return known.first()
+    return (None, None) if key is None else _rater("rater.id", key, campaign)
 
 
 def _of_account(user: User) -> Rater:
-    return (
-        Rater.objects.filter(user=user).first()
-        or Rater.objects.get_or_create(user=user, defaults={"origin": Rater.Origin.ACCOUNT})[0]
-    )
+    return Rater.objects.get_or_create(user=user, defaults={"origin": Rater.Origin.ACCOUNT})[0]
+
+
+_RATER = f"""
+SELECT {columns(Rater, "rater")}, {columns(Participation, "part")}, {columns(Campaign, "campaign")}
+FROM human_eval_rater AS rater
+LEFT JOIN human_eval_participation AS part ON part.rater_id = rater.id AND part.campaign_id = %(campaign)s
+LEFT JOIN human_eval_campaign AS campaign ON campaign.id = part.campaign_id
+WHERE {{column}} = %(key)s
+  AND NOT EXISTS (SELECT FROM human_eval_invitation WHERE rater_id = rater.id AND revoked IS NOT NULL)
+"""  # noqa: S608 - made of this module's own words
+
+
+def _rater(column: str, key: int, pk: Any) -> tuple[Rater | None, Participation | None]:
+    """Return a rater whose invitation, if they came by one, was not revoked, with their participation and its campaign."""
+    row = first_row(_RATER.format(column=column), {"key": key, "campaign": pk})
+    if row is None:
+        return None, None
+    at, until = width(Rater), width(Rater) + width(Participation)
+    rater, part = made(Rater, row[:at]), made(Participation, row[at:until])
+    campaign = made(Campaign, row[until:])
+    if part is not None and campaign is not None and rater is not None:
+        part.campaign, part.rater = campaign, rater
+    return rater, part
 
 
 def open_to(rater: Rater) -> list[Campaign]:
@@ -96,15 +119,14 @@ def open_to(rater: Rater) -> list[Campaign]:
     return list(shown.distinct().order_by("-opened", "-pk"))
 
 
-def campaign_of(rater: Rater, pk: int) -> tuple[Campaign, Participation | None] | None:
+def campaign_of(request: RaterRequest, pk: int) -> tuple[Campaign, Participation | None] | None:
     """Return a campaign the rater may open with what ties them to it; None when there is nothing for them there."""
-    participation = Participation.objects.filter(campaign__pk=pk, rater=rater).select_related("campaign").first()
-    if participation is not None:
-        campaign = participation.campaign
+    if request.participation is not None:
+        campaign = request.participation.campaign
         shown = campaign.kind == Campaign.Kind.CAMPAIGN and campaign.status != Campaign.Status.DRAFT
-        return (campaign, participation) if shown else None
+        return (campaign, request.participation) if shown else None
     open_to_all = Campaign.objects.filter(pk=pk, kind=Campaign.Kind.CAMPAIGN, status=Campaign.Status.OPEN)
-    found = open_to_all.first() if rater.origin == Rater.Origin.ACCOUNT else None
+    found = open_to_all.first() if request.rater.origin == Rater.Origin.ACCOUNT else None
     return (found, None) if found is not None else None
 
 

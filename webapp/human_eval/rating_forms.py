@@ -47,22 +47,29 @@ class AnswerForm(forms.Form):
         names = [*quality_names(self.campaign), "best", "reason", "token", "client_id", "active_ms"]
         return [str(text) for name in names for text in self.errors.get(name, [])]
 
+    @property
+    def contradicts(self) -> bool:
+        """Return whether the response that was chosen has a lower score than another."""
+        scores = [int(self.cleaned_data[name]) for name in quality_names(self.campaign)]
+        best = self.cleaned_data["best"]
+        return bool(best != SAME and scores[int(best) - 1] < max(scores))
+
+    @property
+    def asks(self) -> bool:
+        """Return whether the question about a contradiction is still to be put: once, and it blocks nothing."""
+        return self.contradicts and not self.cleaned_data["asked"]
+
     def verdict(self, order: str) -> Verdict:
         """Return what was said by response index, given which response stood where ("201": response 2 on the left)."""
-        scores = {int(order[place]): int(self.cleaned_data[f"q{place + 1}"]) for place in range(self.campaign.way)}
+        scores = {int(index): int(self.cleaned_data[f"q{place}"]) for place, index in enumerate(order, start=1)}
         best = self.cleaned_data["best"]
-        choice = None if best == SAME else int(order[int(best) - 1])
         return Verdict(
             quality=tuple(scores[index] for index in range(self.campaign.way)),
-            choice=choice,
-            same=choice is None,
+            choice=None if best == SAME else int(order[int(best) - 1]),
+            same=best == SAME,
             reason=self.cleaned_data["reason"].strip(),
-            contradicts=choice is not None and scores[choice] < max(scores.values()),
+            contradicts=self.contradicts,
         )
-
-    def asks_about(self, verdict: Verdict) -> bool:
-        """Return whether the question about a contradiction is still to be put: once, and it blocks nothing."""
-        return verdict.contradicts and not self.cleaned_data["asked"]
 
 
 def sent_draft(campaign: Campaign, data: Mapping[str, Any]) -> dict[str, str]:

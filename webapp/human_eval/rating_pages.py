@@ -9,23 +9,16 @@ from uuid import uuid4
 from django.db.models import F
 from django.db.models.functions import Extract, Now
 
-from webapp.human_eval.models import Answer, Campaign, Item, Rater, Response, Slot
+from webapp.human_eval.models import Campaign, Item, Rater, Slot
 from webapp.human_eval.rating_forms import SAME, AnswerForm, quality_names
+from webapp.human_eval.rating_fragments import menus_of, points_of
 from webapp.human_eval.rating_text import rendered
+from webapp.human_eval.rows import columns, first_row, made
 from webapp.human_eval.standing import Standing
 
 _PACE_OF = 200  # last answers of a rater's own median
 _MINUTES_FROM = 100  # seconds
 _SPEAKERS = {"user": ("Person", "person"), "assistant": ("Assistant", "assistant"), "system": ("Setting", "setting")}
-
-
-@dataclass(frozen=True)
-class Point:
-    """A point of the scale."""
-
-    value: int
-    anchor: str
-    chosen: bool
 
 
 @dataclass(frozen=True)
@@ -35,7 +28,7 @@ class Place:
     number: int
     raw: str
     html: str
-    points: Sequence[Point]
+    points: str
     best: bool
     missing: bool
 
@@ -69,14 +62,43 @@ class TaskPage:
     reason: str = ""
     asks: bool = False
     errors: Sequence[str] = ()
-    flag_error: str = ""
+    menus: str = ""
     best_missing: bool = False
     may_edit_last: bool = False
     first: bool = False
 
 
+_SHOWN = f"""
+SELECT ARRAY(SELECT index FROM human_eval_response WHERE item_id = item.id ORDER BY index),
+       ARRAY(SELECT text FROM human_eval_response WHERE item_id = item.id ORDER BY index),
+       ARRAY(
+           SELECT active_ms FROM human_eval_answer WHERE campaign_id = item.campaign_id AND rater_id = %(rater)s
+           ORDER BY submitted DESC LIMIT {_PACE_OF}
+       ), {columns(Item, "item")}
+FROM human_eval_item AS item WHERE item.id = %(item)s
+"""  # noqa: S608 - made of this module's own words
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is shown of an item to a rater: its responses by index, and how fast this rater was so far."""
+
+    item: Item
+    texts: Mapping[int, str]
+    pace: str
+
+
+def shown_item(item: int, rater: Rater) -> Shown:
+    """Return what is shown of an item, read in one round trip. Raises Item.DoesNotExist."""
+    row = first_row(_SHOWN, {"item": item, "rater": rater.pk})
+    found = made(Item, row[3:]) if row else None
+    if row is None or found is None:
+        raise Item.DoesNotExist
+    return Shown(found, dict(zip(row[0], row[1], strict=True)), own_pace(row[2]))
+
+
 def task_page(  # noqa: PLR0913 - what a page is made of, by name
-    item: Item,
+    shown: Shown,
     order: str,
     *,
     campaign: Campaign,
@@ -90,14 +112,15 @@ def task_page(  # noqa: PLR0913 - what a page is made of, by name
     errors = form.errors if form is not None else {}
     return TaskPage(
         heading=heading,
-        turns=turns_of(item),
-        places=_places(item, order, campaign, said, errors),
+        turns=turns_of(shown.item),
+        places=_places(shown.texts, order, campaign, said, errors),
         submit_url=submit_url,
         who=rater.pseudonym,
         same=said.get("best") == SAME,
         reason=said.get("reason", ""),
         errors=form.problems if form is not None else (),
         best_missing="best" in errors,
+        menus=menus_of(campaign),
     )
 
 
@@ -115,26 +138,18 @@ def _turn(role: str, text: str) -> Turn:
 
 
 def _places(
-    item: Item, order: str, campaign: Campaign, said: Mapping[str, str], errors: Mapping[str, Any]
+    texts: Mapping[int, str], order: str, campaign: Campaign, said: Mapping[str, str], errors: Mapping[str, Any]
 ) -> list[Place]:
-    texts = dict(Response.objects.filter(item=item).values_list("index", "text"))
     return [
         Place(
             number=number,
             raw=texts.get(int(index), ""),
             html=rendered(texts.get(int(index), "")),
-            points=_points(campaign, said.get(name, "")),
+            points=points_of(campaign, number, said.get(name, "")),
             best=said.get("best") == str(number),
             missing=name in errors,
         )
         for number, (index, name) in enumerate(zip(order, quality_names(campaign), strict=True), start=1)
-    ]
-
-
-def _points(campaign: Campaign, chosen: str) -> list[Point]:
-    return [
-        Point(value, str(campaign.anchors.get(str(value), "")), str(value) == chosen)
-        for value in range(campaign.scale_min, campaign.scale_max + 1)
     ]
 
 
@@ -144,10 +159,9 @@ def seconds_left(slot: Slot) -> int:
     return max(0, int(left or 0))
 
 
-def own_pace(campaign: Campaign, rater: Rater) -> str:
-    """Return the rater's own median time per task in words; empty before the third."""
-    times = Answer.objects.filter(campaign=campaign, rater=rater).order_by("-submitted")
-    seconds = [time / 1000 for time in times.values_list("active_ms", flat=True)[:_PACE_OF] if time]
+def own_pace(active_ms: Sequence[int]) -> str:
+    """Return a rater's median time per task in words; empty before the third."""
+    seconds = [time / 1000 for time in active_ms if time]
     if len(seconds) < 3:  # noqa: PLR2004 - a median of two says little
         return ""
     middle = statistics.median(seconds)

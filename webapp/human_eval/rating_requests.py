@@ -9,20 +9,19 @@ from django.shortcuts import render
 from django.urls import reverse
 
 from webapp.human_eval.assignment import standing
-from webapp.human_eval.models import Answer, Campaign, EndedLease, Flag, Item, Participation, Rater, Skip, Slot
+from webapp.human_eval.models import Answer, Campaign, EndedLease, Item, Participation, Rater, Skip, Slot
 from webapp.human_eval.rater_access import RaterRequest, campaign_of
 from webapp.human_eval.rating_forms import AnswerForm
-from webapp.human_eval.rating_pages import TaskPage, own_pace, seconds_left, task_page, total_of
+from webapp.human_eval.rating_pages import TaskPage, seconds_left, shown_item, task_page, total_of
 from webapp.human_eval.rating_text import rendered
 
 NOT_YOURS = "this address leads to no task of yours. Open the link you were given, or the list of what you may rate."
-LOST = "this task is not yours any more. Here is the next one."
 _LONGEST_NUMBER = 9  # digits: milliseconds of days
 
 
 def asked_campaign(request: RaterRequest, pk: int) -> tuple[Campaign, Participation | None]:
     """Return the campaign an address is about, and what ties the rater to it; Http404 when there is none for them."""
-    found = campaign_of(request.rater, pk)
+    found = campaign_of(request, pk)
     if found is None:
         raise Http404(NOT_YOURS)
     return found
@@ -64,11 +63,12 @@ def page_of(
     `claimed`: just now, so its time has only begun.
     """
     where = standing(campaign, rater)
-    practice = lease.item.kind == Item.Kind.QUALIFICATION
+    shown = shown_item(lease.item_id, rater)
+    practice = shown.item.kind == Item.Kind.QUALIFICATION
     number = (_practised(campaign, rater) if practice else where.done) + 1 + following
     url = reverse("rate_campaign", args=[campaign.pk])
     page = task_page(
-        lease.item,
+        shown,
         lease.order,
         campaign=campaign,
         said=said,
@@ -82,7 +82,7 @@ def page_of(
         page.lease = seconds_left(lease)
     page.about = number - 1 - following + where.left_for_me if practice else max(number, total_of(where))
     page.mode = "practice" if practice else "new"
-    page.lede = "You are told afterwards what was expected." if practice else own_pace(campaign, rater)
+    page.lede = "You are told afterwards what was expected." if practice else shown.pace
     page.may_edit_last = where.done + following > 0
     page.first = where.done + following == 0
     return page
@@ -99,8 +99,6 @@ def task_context(campaign: Campaign, page: TaskPage) -> dict[str, Any]:
         "campaign": campaign,
         "instructions": rendered(campaign.instructions),
         "task": page,
-        "skip_reasons": Skip.Reason.choices,
-        "flag_reasons": Flag.Reason.choices,
     }
 
 

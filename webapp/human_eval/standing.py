@@ -3,25 +3,34 @@
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import connection
-
 from webapp.human_eval.claim_sql import HAD, NOT_MINE, next_sql
 from webapp.human_eval.known_items import check_positions
 from webapp.human_eval.leases import not_joined
 from webapp.human_eval.models import Campaign, Rater
+from webapp.human_eval.rows import first_row
 
 # ruff: noqa: S608 - made of this package's own words
 
-_LEFT = f"""
-SELECT (
+# Open slots are those of main items: those of known ones are made as leases and never opened.
+_STANDING = f"""
+SELECT me.taken, me.position, me.checks, me.next, (
     SELECT count(*) FROM human_eval_slot WHERE campaign_id = %(campaign)s AND rater_id = %(rater)s AND status = 'leased'
-), count(DISTINCT slot.item_id) FILTER (WHERE NOT waits),
-count(DISTINCT slot.item_id) - count(DISTINCT slot.item_id) FILTER (WHERE NOT waits)
+) AS held, left_over.free, left_over.waiting
+FROM ({next_sql(counts=True)}) AS me, (SELECT count(*) FILTER (WHERE NOT waits) AS free, count(*) FILTER (WHERE waits) AS waiting
 FROM (
-    SELECT item_id, status = 'leased' AND lease_expires >= statement_timestamp() AS waits
-    FROM human_eval_slot WHERE campaign_id = %(campaign)s AND status IN ('open', 'leased')
-) AS slot JOIN human_eval_item AS item ON item.id = slot.item_id AND item.kind = 'main'
-WHERE {NOT_MINE}
+    SELECT item_id, bool_and(waits) AS waits FROM (
+        SELECT item_id, false AS waits FROM human_eval_slot WHERE campaign_id = %(campaign)s AND status = 'open'
+        UNION ALL
+        SELECT item_id, lease_expires >= statement_timestamp() FROM human_eval_slot AS slot
+        WHERE campaign_id = %(campaign)s AND status = 'leased'
+          AND (SELECT kind FROM human_eval_item AS item WHERE item.id = slot.item_id) = 'main'
+    ) AS slot GROUP BY item_id
+) AS item
+WHERE item_id NOT IN (
+    SELECT item_id FROM human_eval_slot WHERE campaign_id = %(campaign)s AND rater_id = %(rater)s
+    UNION ALL SELECT item_id FROM human_eval_answer WHERE campaign_id = %(campaign)s AND rater_id = %(rater)s
+    UNION ALL SELECT item_id FROM human_eval_skip WHERE rater_id = %(rater)s
+)) AS left_over
 """
 _KNOWN_LEFT = f"""
 SELECT count(*) FROM human_eval_item AS item, LATERAL (SELECT item.id AS item_id) AS slot
@@ -48,11 +57,10 @@ def standing(campaign: Campaign, rater: Rater) -> Standing:
     """Return where a rater stands. Raises UserError when they have not joined the campaign."""
     values = {"campaign": campaign.pk, "rater": rater.pk, "maximum": campaign.max_items_per_rater}
     places = check_positions(campaign.seed, campaign.pk, rater.pk, campaign.check_share)
-    row = _row(next_sql(counts=True), values | {"places": list(places)})
+    row = first_row(_STANDING, values | {"places": list(places)})
     if row is None:
         raise not_joined(rater)
-    taken, position, checks, state = row
-    held, free, waiting = _row(_LEFT, values) or (0, 0, 0)
+    taken, position, checks, state, held, free, waiting = row
     if state == "qualification" and (tests := held + _known_left(values, "qualification")):
         return Standing(taken, tests, 0, campaign.max_items_per_rater, "")
     if places:
@@ -68,7 +76,7 @@ def has_had_enough(campaign: Campaign, rater: Rater) -> bool:
     """Return whether a rater has answered or holds as many tasks as they may."""
     if campaign.max_items_per_rater is None:
         return False
-    taken = _row(HAD, {"campaign": campaign.pk, "rater": rater.pk}) or (0,)
+    taken = first_row(HAD, {"campaign": campaign.pk, "rater": rater.pk}) or (0,)
     return bool(taken[0] >= campaign.max_items_per_rater)
 
 
@@ -83,7 +91,7 @@ def _end(state: str, left: int, waiting: int) -> str:
 
 
 def _known_left(values: dict[str, Any], kind: str) -> int:
-    return int((_row(_KNOWN_LEFT, values | {"kind": kind}) or (0,))[0])
+    return int((first_row(_KNOWN_LEFT, values | {"kind": kind}) or (0,))[0])
 
 
 def _with_checks(free: int, known: int, position: int, checks: int, places: tuple[int, ...]) -> int:
@@ -95,10 +103,3 @@ def _with_checks(free: int, known: int, position: int, checks: int, places: tupl
         if place >= position and first and checks <= number:
             free, known, checks = free + 1, known - 1, checks + 1
     return free
-
-
-def _row(statement: str, values: dict[str, Any]) -> tuple[Any, ...] | None:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, values)
-        row: tuple[Any, ...] | None = cursor.fetchone()
-    return row

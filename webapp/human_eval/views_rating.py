@@ -16,7 +16,7 @@ from webapp.human_eval.assignment import claim, standing
 from webapp.human_eval.models import Answer, Campaign, Item, PanelLink, Participation, Rater
 from webapp.human_eval.rater_access import RaterRequest, open_to, rater_required
 from webapp.human_eval.rating_forms import said_before
-from webapp.human_eval.rating_pages import task_page
+from webapp.human_eval.rating_pages import shown_item, task_page
 from webapp.human_eval.rating_requests import asked_campaign, own_answers, page_of, task_response
 from webapp.human_eval.rating_text import rendered
 from webapp.human_eval.views_rating_answers import answered
@@ -74,8 +74,9 @@ def rate_feedback(request: RaterRequest, pk: int) -> HttpResponseBase:
     item, order = last.item, last.order
     expected = None if item.expected_same else order.index(str(item.expected_choice)) + 1
     chosen = None if last.same else order.index(str(last.choice)) + 1
+    shown = shown_item(item.pk, request.rater)
     page = task_page(
-        item, order, campaign=campaign, said=said_before(last), heading="", submit_url="", rater=request.rater
+        shown, order, campaign=campaign, said=said_before(last), heading="", submit_url="", rater=request.rater
     )
     context = {
         "campaign": campaign,

@@ -7,12 +7,12 @@ from django.views.decorators.http import require_POST
 
 from rso_core.errors import UserError
 from webapp.human_eval.assignment import claim_ahead, flag, heartbeat, skip
+from webapp.human_eval.leases import LOST
 from webapp.human_eval.models import Flag, Slot
 from webapp.human_eval.rater_access import RaterRequest, rater_required
 from webapp.human_eval.rating_forms import sent_draft
 from webapp.human_eval.rating_pages import seconds_left
 from webapp.human_eval.rating_requests import (
-    LOST,
     asked_campaign,
     handed_out,
     page_of,

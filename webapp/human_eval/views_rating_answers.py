@@ -10,12 +10,12 @@ from django.views.decorators.http import require_http_methods
 
 from rso_core.errors import UserError
 from webapp.human_eval.assignment import Outcome, change, heartbeat, submit
+from webapp.human_eval.leases import LOST
 from webapp.human_eval.models import Answer, Campaign, EndedLease, Item, Rater, Slot
 from webapp.human_eval.rater_access import RaterRequest, rater_required
 from webapp.human_eval.rating_forms import AnswerForm, said_before, sent_draft
-from webapp.human_eval.rating_pages import TaskPage, task_page
+from webapp.human_eval.rating_pages import TaskPage, shown_item, task_page
 from webapp.human_eval.rating_requests import (
-    LOST,
     asked_campaign,
     handed_out,
     own_answers,
@@ -50,27 +50,26 @@ def rate_last(request: RaterRequest, pk: int) -> HttpResponseBase:
 
 def answered(request: RaterRequest, campaign: Campaign) -> HttpResponseBase:
     """Store what was sent; ask again for what is missing, and once about a contradiction."""
-    form = AnswerForm(campaign, request.POST)
-    lease = handed_out(sent_token(request), request.rater, campaign)
-    if lease is None:
-        return _refused(request, campaign, LOST)
-    if not form.is_valid():
-        return _again(request, campaign, lease, form)
-    verdict = form.verdict(lease.order)
-    if form.asks_about(verdict):
-        return _again(request, campaign, lease, form, asks=True)
+    form, token = AnswerForm(campaign, request.POST), sent_token(request)
+    valid = form.is_valid()
+    if not valid or form.asks:
+        lease = handed_out(token, request.rater, campaign)
+        return (
+            _refused(request, campaign, LOST) if lease is None else _again(request, campaign, lease, form, asks=valid)
+        )
     sent = form.cleaned_data
     try:
         answer, outcome = submit(
-            sent["token"],
-            verdict,
+            token,
+            form.verdict,
             rater=request.rater,
             client_id=sent["client_id"],
             active_ms=max(0, sent["active_ms"] or 0),
+            campaign=campaign,
         )
     except UserError as error:
         return _refused(request, campaign, str(error))
-    return _saved(request, campaign, said_of(answer, outcome), practice=lease.item.kind == Item.Kind.QUALIFICATION)
+    return _saved(request, campaign, said_of(answer, outcome), practice=answer.item.kind == Item.Kind.QUALIFICATION)
 
 
 def said_of(answer: Answer, outcome: Outcome) -> str:
@@ -102,7 +101,7 @@ def _refused(request: RaterRequest, campaign: Campaign, sentence: str) -> HttpRe
 
 
 def _again(
-    request: RaterRequest, campaign: Campaign, lease: Slot | EndedLease, form: AnswerForm, *, asks: bool = False
+    request: RaterRequest, campaign: Campaign, lease: Slot | EndedLease, form: AnswerForm, *, asks: bool
 ) -> HttpResponseBase:
     """Show the task again with what was filled in."""
     if _wants_json(request):
@@ -118,13 +117,12 @@ def _again(
 def _changed(request: RaterRequest, campaign: Campaign, last: Answer) -> HttpResponseBase:
     form = AnswerForm(campaign, request.POST)
     valid = form.is_valid()
-    verdict = form.verdict(last.order) if valid else None
-    if verdict is None or form.asks_about(verdict):
+    if not valid or form.asks:
         page = _edit_page(last, campaign, request.rater, sent_draft(campaign, request.POST), form)
         page.asks = valid
         return task_response(request, campaign, page)
     try:
-        change(last, verdict)
+        change(last, form.verdict(last.order))
     except UserError as error:
         return _refused(request, campaign, str(error))
     messages.success(request, "Your last answer was changed.")
@@ -133,7 +131,7 @@ def _changed(request: RaterRequest, campaign: Campaign, last: Answer) -> HttpRes
 
 def _edit_page(last: Answer, campaign: Campaign, rater: Rater, said: Any, form: AnswerForm | None = None) -> TaskPage:
     page = task_page(
-        last.item,
+        shown_item(last.item_id, rater),
         last.order,
         campaign=campaign,
         said=said,

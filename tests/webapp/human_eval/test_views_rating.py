@@ -41,6 +41,22 @@ def test_nothing_is_preselected(page: Client, campaign: Campaign) -> None:
     assert "checked" not in shown.partition('id="task"')[2].partition("</form>")[0]
 
 
+def test_parts_that_tasks_share_follow_their_campaign(page: Client, campaign: Campaign, researcher: User) -> None:
+    other = made_campaign(researcher, way=2, scale_min=2, scale_max=4, anchors={"2": "Bad & worse"})
+    Participation.objects.create(campaign=other, rater=Rater.objects.get(), qualification="passed")
+    for _ in range(2):  # made, and made before
+        shown, others = body(page.get(url_of(campaign))), body(page.get(url_of(other)))
+        assert shown.count('name="q1"') == 5
+        assert re.findall(r'name="q1" value="(\d)"', others) == ["2", "3", "4"]
+        assert "2 Bad &amp; worse" in others
+        assert (shown.count('name="q3"'), others.count('name="q3"')) == (5, 0)
+        for html, its in ((shown, campaign), (others, other)):
+            assert f'formaction="{url_of(its, "flag/")}"' in html
+            assert f'formaction="{url_of(its, "skip/")}"' in html
+    Campaign.objects.filter(pk=other.pk).update(anchors={"2": "Awful"})
+    assert "2 Awful" in body(page.get(url_of(other)))
+
+
 def test_the_ends_are_told_apart(client: Client, researcher: User, rater: User) -> None:
     campaign = made_campaign(researcher, items=2, replicas=1, max_items_per_rater=2)
     me = made_rater(campaign, user=rater)

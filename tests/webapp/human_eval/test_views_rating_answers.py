@@ -15,6 +15,8 @@ from webapp.human_eval.models import (
     AnswerVersion,
     Campaign,
     Flag,
+    Participation,
+    Rater,
     Skip,
     Slot,
 )
@@ -155,6 +157,17 @@ def test_a_token_of_somebody_else_stores_nothing(page: Client, campaign: Campaig
     theirs.refresh_from_db()
     assert theirs.status == "leased"
     assert theirs.draft is None
+
+
+def test_a_token_of_another_campaign_stores_nothing(page: Client, campaign: Campaign, researcher: User) -> None:
+    other = made_campaign(researcher, way=2)
+    rater = Rater.objects.get()
+    Participation.objects.create(campaign=other, rater=rater, qualification="passed")
+    slot = claim(other, rater)
+    assert slot is not None
+    sent = SCORES | {"token": str(slot.token), "client_id": str(uuid4())}
+    assert "This task is not yours any more" in body(page.post(url_of(campaign), sent, follow=True))
+    assert not Answer.objects.exists()
 
 
 def test_the_last_answer_can_be_changed_and_what_it_was_is_kept(page: Client, campaign: Campaign) -> None:

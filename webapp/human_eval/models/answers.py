@@ -23,7 +23,7 @@ class Answer(models.Model):
         EXCLUDED = "excluded", "excluded with its rater"
         SURPLUS = "surplus", "surplus"  # late: its slot had gone to somebody else, or the campaign had closed
 
-    campaign = models.ForeignKey(Campaign, on_delete=models.CASCADE, related_name="answers")
+    campaign = models.ForeignKey(Campaign, on_delete=models.CASCADE, related_name="answers", db_index=False)
     item = models.ForeignKey(Item, on_delete=models.CASCADE, related_name="answers")
     slot = models.ForeignKey(Slot, null=True, blank=True, on_delete=models.PROTECT, related_name="answers")
     rater = models.ForeignKey(Rater, on_delete=models.PROTECT, related_name="answers")
@@ -75,7 +75,7 @@ class Answer(models.Model):
             ),
         ]
         indexes: ClassVar = [
-            models.Index(fields=["campaign", "standing"]),
+            models.Index(fields=["campaign", "rater", "submitted"]),
             models.Index(fields=["campaign", "changed"]),
         ]
 

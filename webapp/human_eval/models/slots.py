@@ -27,7 +27,8 @@ class Slot(models.Model):
         SUBMITTED = "submitted", "submitted"
         VOID = "void", "void"
 
-    campaign = models.ForeignKey(Campaign, on_delete=models.CASCADE, related_name="slots")
+    # Its own index would be no use beside those below, and while nothing is known of a new campaign the planner takes it.
+    campaign = models.ForeignKey(Campaign, on_delete=models.CASCADE, related_name="slots", db_index=False)
     item = models.ForeignKey(Item, on_delete=models.CASCADE, related_name="slots")
     number = models.PositiveBigIntegerField()
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.OPEN)
