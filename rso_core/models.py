@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import (
 
 from rso_core.attention import ATTENTION
 from rso_core.errors import UserError
+from rso_core.lean_layers import make_lean
 from rso_core.vocabulary import Family, canonical_json
 
 T5_FAMILY = frozenset({"t5", "mt5", "umt5"})
@@ -225,6 +226,7 @@ def load_weights(folder: Path, family: Family, **options: Any) -> Any:
         message = f"{folder.name} lacks weights of its architecture ({some}); they would be random. Import a complete language model"
         raise UserError(message)
     _forget_sampling_defaults(model)
+    make_lean(model)
     return model
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from rso_core.packed_layout import Layout, Rows
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - the only one that tells its log-sum-exp
-_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward  # noqa: SLF001 - its derivative
+_SCORES = 1 << 18  # attention scores at once in the backward pass: 1 MB in float32
 
 
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, *, layout: Layout, scaling: float | None) -> Tensor:
@@ -50,31 +50,69 @@ class _PackedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Differentiate each part with the output and log-sum-exp of the whole: its share of exact gradients.
-
-        In float32 also for bfloat16 inputs: the kernel's bfloat16 derivative takes twice the time on a CPU.
-        """
-        *saved, log_sum = ctx.saved_tensors
-        layout, scale = ctx.layout, ctx.scaling
-        parts = (*(part.float() for part in (gradients[0].transpose(1, 2), *saved)), log_sum)
-        totals = tuple(torch.zeros_like(part) for part in parts[1:4])
+        """Differentiate each part with the output and log-sum-exp of the whole: its share of exact gradients."""
+        query, key, value, output, log_sum = ctx.saved_tensors
+        layout, scale = ctx.layout, ctx.scaling or query.shape[-1] ** -0.5
+        gradient = gradients[0].transpose(1, 2)
+        drop = (gradient.float() * output.float()).sum(dim=-1)  # what softmax takes off the slope of each of its numbers
+        by_query, by_key = (query, gradient, drop, log_sum), (key, value)
+        totals = tuple(torch.zeros_like(part, dtype=torch.float32) for part in (query, key, value))
         for span in layout.alone:
-            found = _backward(*(part[:, :, span] for part in parts), 0.0, True, scale=scale)
-            for total, part in zip(totals, found, strict=True):
+            parts = (tuple(part[:, :, span] for part in of) for of in (by_query, by_key))
+            for total, part in zip(totals, _slopes(*parts, scale, causal=True), strict=True):
                 total[:, :, span] = part
         for rows in layout.together:
-            gradient, *others = (gather(part, rows) for part in parts)
-            gradient = gradient.masked_fill(rows.padding[:, None, :, None], 0)
-            found = _backward(gradient, *others, 0.0, True, scale=scale)
-            for total, part in zip(totals, found, strict=True):
+            q, g, d, sums = (gather(part, rows) for part in by_query)
+            padding = rows.padding[:, None, :]
+            real = (q, g.masked_fill(padding[..., None], 0), d.masked_fill(padding, 0), sums)
+            kv = tuple(gather(part, rows) for part in by_key)
+            for total, part in zip(totals, _slopes(real, kv, scale, causal=True), strict=True):
                 _scatter(total, part, rows)
         for below, above in layout.shared:
-            places = (below, below, above, above, below, below)
-            sliced = (part[:, :, place] for part, place in zip(parts, places, strict=True))
-            found = _backward(*sliced, 0.0, False, scale=scale)
-            for total, part, place in zip(totals, found, places[1:4], strict=True):
+            parts = (
+                tuple(part[:, :, place] for part in of)
+                for of, place in zip((by_query, by_key), (below, above), strict=True)
+            )
+            for total, part, place in zip(
+                totals, _slopes(*parts, scale, causal=False), (below, above, above), strict=True
+            ):
                 total[:, :, place] += part
-        return *(total.to(part.dtype) for total, part in zip(totals, saved[:3], strict=True)), None, None
+        return *(total.to(query.dtype) for total in totals), None, None
+
+
+def _slopes(
+    by_query: tuple[Tensor, ...], by_key: tuple[Tensor, ...], scale: float, *, causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return d/d query, key and value (float32) of softmax(q kᵀ · scale) v, by whole matrix products.
+
+    Shapes: by_query is query and gradient of the output, [rows, heads, queries, width], and Σ output · gradient and
+    log-sum-exp, [rows, heads, queries]; by_key is key and value, [rows, shared heads, keys, width]. Products have the
+    inputs' precision, softmax is float32. Query heads that share keys go through one product, some queries at a time, so
+    that their scores stay in the cache: the fused kernel's derivative takes more time, and errs as much in bfloat16.
+    """
+    rows, heads, queries, width = by_query[0].shape
+    shared, keys = by_key[0].shape[1:3]
+    key, value = (part.reshape(rows * shared, keys, width) for part in by_key)
+    of_query = torch.empty(rows, heads, queries, width, device=key.device)
+    of_key, of_value = torch.zeros(2, rows * shared, keys, width, device=key.device)
+    step = max(1, _SCORES // (rows * heads * keys))
+    for start in range(0, queries, step):
+        stop = min(start + step, queries)
+        seen = slice(0, stop if causal else keys)
+        query, gradient, drop, log_sum = (
+            part[:, :, start:stop].reshape(rows * shared, -1, *part.shape[3:]) for part in by_query
+        )
+        query = query * scale
+        weights = torch.bmm(query, key[:, seen].transpose(1, 2)).float().sub_(log_sum[:, :, None]).exp_()
+        if causal:
+            weights.view(rows * heads, stop - start, stop).tril_(start)
+        of_value[:, seen] += torch.bmm(weights.to(value.dtype).transpose(1, 2), gradient)
+        slope = torch.bmm(gradient, value[:, seen].transpose(1, 2)) - drop[:, :, None]
+        slope = slope.mul_(weights).to(key.dtype)
+        of_query[:, :, start:stop] = torch.bmm(slope, key[:, seen]).view(rows, heads, stop - start, width)
+        of_key[:, seen] += torch.bmm(slope.transpose(1, 2), query)
+    shape = (rows, shared, keys, width)
+    return of_query.mul_(scale), of_key.view(shape), of_value.view(shape)
 
 
 def gather(part: Tensor, rows: Rows) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rso_core.attention import ATTENTION, packing_mask
+from rso_core.gradient_sinks import embedded
 from rso_core.models import LanguageModel, dropouts
 from rso_core.packed_attention import packed_attention
 from rso_core.packed_layout import Layout, Segment, pack
@@ -32,7 +33,7 @@ def packed_hidden(lm: LanguageModel, forest: Sequence[Segment]) -> tuple[Tensor,
     """
     ids, layout = pack(forest, lm.device)
     output = lm.plain.base_model(
-        input_ids=ids[None],
+        inputs_embeds=embedded(lm.plain.get_input_embeddings(), ids[None]),
         attention_mask=packing_mask(partial(packed_attention, layout=layout), lm.device),
         position_ids=layout.position_ids[None],
         use_cache=False,

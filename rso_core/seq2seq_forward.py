@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from rso_core.attention import packing_mask
 from rso_core.generation import decoder_start_id
+from rso_core.gradient_sinks import embedded
 from rso_core.models import LanguageModel
 from rso_core.packed_attention import gather
 from rso_core.packed_forward import close, head, tiny_inputs, trusted
@@ -81,7 +82,7 @@ def _walk(
     mask, longest = itself
     bias = stack.block[0].layer[0].SelfAttention.compute_bias(longest, longest, device=ids.device)
     no_bias = bias.new_zeros(1, 1, 1, 1)
-    hidden = stack.dropout(stack.embed_tokens(ids[None]))
+    hidden = stack.dropout(embedded(stack.embed_tokens, ids[None]))
     seen = None if encoded is None else encoded[None]
     for block in stack.block:
         hidden = block(hidden, mask, bias, seen, across, no_bias)[0]

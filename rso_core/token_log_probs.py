@@ -1,17 +1,22 @@
-"""log softmax at the tokens that were written, straight from hidden states: no table of tokens × vocabulary.
+"""log softmax at the tokens that were written, straight from hidden states: no float32 table of tokens × vocabulary.
 
 The output embedding makes one number for every token of the vocabulary; a few hundred rows of them are made at a
-time and reduced to one number each. The backward pass makes them again, unless they were in half precision and few:
-then they are kept as they came out of the product, which is a fifth of the time of this layer.
+time and reduced to one number each, a few rows in float32 at once so that they stay in the processor's cache. The
+backward pass makes them again, unless they were in half precision and few: then they are kept as they came out of
+the product and become their own slopes. The slopes of the weight go straight to where `gradient_sinks` says.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rso_core.gradient_sinks import Sink, add_product, sink_of
+
 CHUNK = 256  # rows whose logits exist at once
 KEPT_BYTES = 1 << 27  # of logits in half precision that are kept for the backward pass
+_IN_CACHE = 1 << 19  # logits in float32 at once: 2 MB
 
 
 def token_log_probs(hidden: Tensor, head: torch.nn.Module, targets: Tensor, *, chunk: int = CHUNK) -> Tensor:
@@ -22,7 +27,7 @@ def token_log_probs(hidden: Tensor, head: torch.nn.Module, targets: Tensor, *, c
     """
     if type(head) is torch.nn.Linear:
         kept = _room_for_logits(hidden, head.weight)
-        found: Tensor = _TokenLogProbs.apply(hidden, head.weight, head.bias, targets, chunk, kept)  # type: ignore[no-untyped-call]
+        found: Tensor = _TokenLogProbs.apply(hidden, head.weight, head.bias, targets, (chunk, kept, sink_of(head.weight)))  # type: ignore[no-untyped-call]
         return found
     parts = zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
     return torch.cat([torch.log_softmax(head(h).float(), dim=-1).gather(1, t[:, None])[:, 0] for h, t in parts])
@@ -44,52 +49,65 @@ class _TokenLogProbs(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
-        chunk: int,
-        kept: Tensor | None,
+        how: tuple[int, Tensor | None, Sink | None],  # rows at once, where all logits are kept, where slopes go
     ) -> Tensor:
+        chunk, kept, ctx.sink = how
         found = hidden.new_empty(len(targets), dtype=torch.float32)
         log_sum = torch.empty_like(found)
         logits_of = _Logits(hidden, weight, bias, chunk, kept)
-        for part in _parts(targets, chunk):
+        for part in logits_of.parts:
             logits = logits_of(part)
-            at_target = logits.gather(1, targets[part, None])[:, 0]
-            most = logits.amax(dim=1)
-            log_sum[part] = logits.sub_(most[:, None]).exp_().sum(dim=1).log_() + most
-            found[part] = at_target - log_sum[part]
+            for rows in _in_cache(logits):
+                at = slice(part.start + rows.start, part.start + rows.stop)
+                floats = logits[rows].float()
+                found[at] = floats.gather(1, targets[at, None])[:, 0]
+                most = floats.amax(dim=1)
+                log_sum[at] = floats.sub_(most[:, None]).exp_().sum(dim=1).log_() + most
         ctx.save_for_backward(hidden, weight, bias, targets, log_sum)
         ctx.chunk, ctx.kept = chunk, kept
-        return found
+        return found.sub_(log_sum)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return d/d logits = gradient · (1[target] − softmax), passed on through the linear layer, chunk by chunk."""
+        """Return d/d logits = gradient · (1[target] − softmax), passed on through the linear layer, part by part."""
         hidden, weight, bias, targets, log_sum = ctx.saved_tensors
-        wanted = zip((hidden, weight, bias), ctx.needs_input_grad, strict=False)
-        of_hidden, of_weight, of_bias = (torch.zeros_like(part) if needed else None for part, needed in wanted)
+        wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1] and ctx.sink is None, ctx.needs_input_grad[2])
+        of_hidden, of_weight, of_bias = (
+            torch.zeros_like(part) if needed else None
+            for part, needed in zip((hidden, weight, bias), wanted, strict=True)
+        )
+        total = ctx.sink.total() if ctx.needs_input_grad[1] and ctx.sink is not None else of_weight
         logits_of = _Logits(hidden, weight, bias, ctx.chunk, ctx.kept, known=ctx.kept is not None)
-        for part in _parts(targets, ctx.chunk):
-            gradient = gradients[0][part, None]
-            slope = logits_of(part).sub_(log_sum[part, None]).exp_().mul_(-gradient)
-            slope.scatter_add_(1, targets[part, None], gradient)
-            of_logits = logits_of.rounded(slope)
+        for part in logits_of.parts:
+            slopes = logits_of(part)
+            _to_slopes(slopes, targets[part], log_sum[part], gradients[0][part])
             if of_hidden is not None:
-                torch.mm(of_logits, weight, out=of_hidden[part])
-            if of_weight is not None:
-                of_weight.addmm_(of_logits.T, hidden[part])
+                torch.mm(slopes, weight, out=of_hidden[part])
+            if total is not None:
+                add_product(total, slopes, hidden[part])
             if of_bias is not None:
-                of_bias += slope.sum(dim=0).to(bias.dtype)
+                of_bias += slopes.sum(dim=0, dtype=torch.float32).to(bias.dtype)
         ctx.kept = None
-        return of_hidden, of_weight, of_bias, None, None, None
+        return of_hidden, of_weight, of_bias, None, None
 
 
-def _parts(targets: Tensor, chunk: int) -> list[slice]:
-    return [slice(start, min(start + chunk, len(targets))) for start in range(0, len(targets), chunk)]
+def _to_slopes(logits: Tensor, targets: Tensor, log_sum: Tensor, gradient: Tensor) -> None:
+    """Write d/d logits in the place of logits [rows, vocabulary], computed in float32."""
+    for rows in _in_cache(logits):
+        share = gradient[rows, None]
+        floats = logits[rows].float().sub_(log_sum[rows, None]).exp_().mul_(-share)
+        logits[rows] = floats.scatter_add_(1, targets[rows, None], share)
+
+
+def _in_cache(logits: Tensor) -> Iterator[slice]:
+    rows = max(1, _IN_CACHE // max(1, logits.shape[1]))
+    return (slice(start, min(start + rows, len(logits))) for start in range(0, len(logits), rows))
 
 
 class _Logits:
-    """Logits of a few rows at a time, always in the same memory: fresh memory of this size takes longer than its use."""
+    """Logits of some rows at a time: all of them where there is room, else always in the same memory."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a linear layer and how it is computed
         self,
         hidden: Tensor,
         weight: Tensor,
@@ -99,20 +117,17 @@ class _Logits:
         *,
         known: bool = False,
     ) -> None:
-        self._hidden, self._weight, self._bias, self._kept, self._known = hidden, weight, bias, kept, known
-        self._own = hidden.new_empty(min(chunk, len(hidden)), len(weight))
-        self._float = self._own if hidden.dtype == torch.float32 else torch.empty_like(self._own, dtype=torch.float32)
+        self._hidden, self._weight, self._bias, self._known = hidden, weight, bias, known
+        rows = len(hidden)
+        size = max(1, rows if kept is not None else min(chunk, rows))
+        self._room = hidden.new_empty(size, len(weight)) if kept is None else kept
+        self.parts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
     def __call__(self, part: slice) -> Tensor:
-        """Return the logits of some rows in float32; they may be changed, and are gone at the next call."""
-        rows = part.stop - part.start
-        own = self._own[:rows] if self._kept is None else self._kept[part]
+        """Return the logits of some rows; they may be changed, and the next call may overwrite them."""
+        logits = self._room[: part.stop - part.start]
         if not self._known:
-            torch.mm(self._hidden[part], self._weight.T, out=own)
+            torch.mm(self._hidden[part], self._weight.T, out=logits)
             if self._bias is not None:
-                own += self._bias
-        return own if own.dtype == torch.float32 else self._float[:rows].copy_(own)
-
-    def rounded(self, values: Tensor) -> Tensor:
-        """Return values of the logits' shape in the precision of the weights."""
-        return values if values.dtype == self._own.dtype else self._own[: len(values)].copy_(values)
+                logits += self._bias
+        return logits

