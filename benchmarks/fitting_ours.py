@@ -92,10 +92,12 @@ def random_t5(config: dict[str, Any], dtype: str, seed: int) -> Any:
     from transformers import T5Config, T5ForConditionalGeneration
 
     from rso_core.attention import ATTENTION
+    from rso_core.lean_layers import make_lean
     from rso_core.models import LanguageModel
 
     torch.manual_seed(seed)
     model = T5ForConditionalGeneration(T5Config(**config)).to(getattr(torch, dtype)).eval()
     model.set_attn_implementation(ATTENTION)
+    make_lean(model)  # as `load` does
     tokenizer = SimpleNamespace(eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id)
     return LanguageModel(model, tokenizer, "seq2seq")

@@ -23,6 +23,11 @@ class Sink:
     total: Callable[[], Tensor]
 
 
+def give_sink(weight: Any, sink: Sink | None) -> None:
+    """Let a weight have a sink, or none."""
+    weight.gradient_sink = sink
+
+
 def sink_of(weight: Tensor) -> Sink | None:
     """Return the sink of a weight, None where autograd is to collect its gradient."""
     return getattr(weight, "gradient_sink", None)

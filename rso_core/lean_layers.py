@@ -24,7 +24,8 @@ def make_lean(model: nn.Module) -> None:
     for layer in model.modules():
         apply = _kind(layer)
         if apply is not None and same.setdefault(type(layer), _agrees(layer, apply)):
-            layer.__class__ = _lean_class(type(layer), apply)
+            kind: Any = type(layer)
+            layer.__class__ = _lean_class(kind, apply)
 
 
 def _kind(layer: Any) -> Apply | None:
@@ -35,13 +36,13 @@ def _kind(layer: Any) -> Apply | None:
 
 
 @cache
-def _lean_class(kind: type, apply: Apply) -> type:
+def _lean_class(kind: type[Any], apply: Apply) -> type[Any]:
     """Return a layer's class with another forward pass, taken when a backward pass may follow."""
 
     def forward(self: Any, hidden: Tensor) -> Tensor:
         if torch.is_grad_enabled() and _kind(self) is apply:  # adapters may have been put into the layer
             return apply(self, hidden)
-        found: Tensor = kind.forward(self, hidden)  # type: ignore[attr-defined]
+        found: Tensor = kind.forward(self, hidden)
         return found
 
     return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})

@@ -54,30 +54,31 @@ class _PackedAttention(torch.autograd.Function):
         query, key, value, output, log_sum = ctx.saved_tensors
         layout, scale = ctx.layout, ctx.scaling or query.shape[-1] ** -0.5
         gradient = gradients[0].transpose(1, 2)
-        drop = (gradient.float() * output.float()).sum(dim=-1)  # what softmax takes off the slope of each of its numbers
+        drop = (gradient.float() * output.float()).sum(
+            dim=-1
+        )  # what softmax takes off the slope of each of its numbers
         by_query, by_key = (query, gradient, drop, log_sum), (key, value)
         totals = tuple(torch.zeros_like(part, dtype=torch.float32) for part in (query, key, value))
         for span in layout.alone:
-            parts = (tuple(part[:, :, span] for part in of) for of in (by_query, by_key))
-            for total, part in zip(totals, _slopes(*parts, scale, causal=True), strict=True):
+            found = _slopes(_at(by_query, span), _at(by_key, span), scale, causal=True)
+            for total, part in zip(totals, found, strict=True):
                 total[:, :, span] = part
         for rows in layout.together:
             q, g, d, sums = (gather(part, rows) for part in by_query)
             padding = rows.padding[:, None, :]
             real = (q, g.masked_fill(padding[..., None], 0), d.masked_fill(padding, 0), sums)
-            kv = tuple(gather(part, rows) for part in by_key)
-            for total, part in zip(totals, _slopes(real, kv, scale, causal=True), strict=True):
+            found = _slopes(real, tuple(gather(part, rows) for part in by_key), scale, causal=True)
+            for total, part in zip(totals, found, strict=True):
                 _scatter(total, part, rows)
         for below, above in layout.shared:
-            parts = (
-                tuple(part[:, :, place] for part in of)
-                for of, place in zip((by_query, by_key), (below, above), strict=True)
-            )
-            for total, part, place in zip(
-                totals, _slopes(*parts, scale, causal=False), (below, above, above), strict=True
-            ):
+            found = _slopes(_at(by_query, below), _at(by_key, above), scale, causal=False)
+            for total, part, place in zip(totals, found, (below, above, above), strict=True):
                 total[:, :, place] += part
         return *(total.to(query.dtype) for total in totals), None, None
+
+
+def _at(parts: tuple[Tensor, ...], place: slice) -> tuple[Tensor, ...]:
+    return tuple(part[:, :, place] for part in parts)
 
 
 def _slopes(

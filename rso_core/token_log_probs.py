@@ -27,7 +27,9 @@ def token_log_probs(hidden: Tensor, head: torch.nn.Module, targets: Tensor, *, c
     """
     if type(head) is torch.nn.Linear:
         kept = _room_for_logits(hidden, head.weight)
-        found: Tensor = _TokenLogProbs.apply(hidden, head.weight, head.bias, targets, (chunk, kept, sink_of(head.weight)))  # type: ignore[no-untyped-call]
+        found: Tensor = _TokenLogProbs.apply(
+            hidden, head.weight, head.bias, targets, (chunk, kept, sink_of(head.weight))
+        )  # type: ignore[no-untyped-call]
         return found
     parts = zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
     return torch.cat([torch.log_softmax(head(h).float(), dim=-1).gather(1, t[:, None])[:, 0] for h, t in parts])
@@ -107,7 +109,7 @@ def _in_cache(logits: Tensor) -> Iterator[slice]:
 class _Logits:
     """Logits of some rows at a time: all of them where there is room, else always in the same memory."""
 
-    def __init__(  # noqa: PLR0913 - a linear layer and how it is computed
+    def __init__(
         self,
         hidden: Tensor,
         weight: Tensor,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from rso_core.adafactor import Adafactor
-from rso_core.gradient_sinks import Sink, add_in_blocks
+from rso_core.gradient_sinks import Sink, add_in_blocks, give_sink
 
 
 class Weights:
@@ -35,7 +35,7 @@ class Weights:
         ]
         for name, param in self.params.items():
             if self.masters[name] is not param:
-                param.gradient_sink = Sink(partial(self._total, name))
+                give_sink(param, Sink(partial(self._total, name)))
 
     @property
     def copies(self) -> dict[torch.Tensor, torch.Tensor]:
@@ -97,8 +97,7 @@ class Weights:
         for hook in self._hooks:
             hook.remove()
         for param in self.params.values():
-            if hasattr(param, "gradient_sink"):
-                del param.gradient_sink
+            give_sink(param, None)
         for tensor in (*self.masters.values(), *self.params.values()):
             tensor.grad = None
 

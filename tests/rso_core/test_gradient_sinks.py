@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rso_core.gradient_sinks import Sink, add_in_blocks, add_product, embedded
+from rso_core.gradient_sinks import Sink, add_in_blocks, add_product, embedded, give_sink
 from rso_core.token_log_probs import token_log_probs
 from rso_core.trained_weights import Weights
 
@@ -11,7 +11,7 @@ IDS = torch.tensor([[4, 1, 4], [0, 2, 1]])
 
 def with_sink(weight: Tensor) -> Tensor:
     total = torch.zeros(weight.shape)
-    weight.gradient_sink = Sink(lambda: total)  # type: ignore[attr-defined]
+    give_sink(weight, Sink(lambda: total))
     return total
 
 
@@ -57,7 +57,9 @@ def test_an_output_layer_adds_to_its_sink_what_autograd_would_collect(dtype: tor
 
     assert sunk.weight.grad is None
     assert plain.weight.grad is not None
-    torch.testing.assert_close(total, plain.weight.grad.float(), atol=1e-5 if dtype == torch.float32 else 0.05, rtol=0.02)
+    torch.testing.assert_close(
+        total, plain.weight.grad.float(), atol=1e-5 if dtype == torch.float32 else 0.05, rtol=0.02
+    )
 
 
 def test_sums_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,9 @@ def test_adapters_put_into_a_lean_layer_are_used() -> None:
     hidden = drawn(4, 12).requires_grad_()
     changed.down_proj = nn.Sequential(changed.down_proj, nn.Tanh())
 
-    assert torch.equal(changed(hidden), changed.down_proj(changed.act_fn(changed.gate_proj(hidden)) * changed.up_proj(hidden)))
+    assert torch.equal(
+        changed(hidden), changed.down_proj(changed.act_fn(changed.gate_proj(hidden)) * changed.up_proj(hidden))
+    )
 
 
 def test_a_lean_layer_keeps_less() -> None:
