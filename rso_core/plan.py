@@ -30,8 +30,8 @@ Queue = Literal["gpu", "cpu"]
 # Raise a stage's number when a change of its code changes its output.
 CODE_VERSIONS: dict[str, int] = {
     "length_profile": 1,
-    "sft": 4,
-    "reward_training": 6,
+    "sft": 5,
+    "reward_training": 7,
     "sampling": 2,
     "scoring": 3,
     "combined_rewards": 1,
@@ -39,7 +39,7 @@ CODE_VERSIONS: dict[str, int] = {
     "preference_pairs": 3,
     "candidate_targets": 1,
     "reference_log_probs": 2,
-    "policy_fitting": 5,
+    "policy_fitting": 6,
     "checkpoint_selection": 5,
     "checkpoint_figures": 1,
     "generation": 2,
