@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rso_core.generation import decoder_start_id, pad_left, positions
+from rso_core.gradient_sinks import Sink, sink_of
 from rso_core.grouped_forward import pad_right
 from rso_core.packed_forward import head, packed_hidden, packs
 from rso_core.prefix_tree import Ids, forest_of
@@ -45,7 +46,9 @@ def vocabulary_logits(lm: "LanguageModel", sequences: Sequence[Ids]) -> Tensor:
     """Return the logits, [sequences, vocabulary] in float32, of the token after each input; gradients flow."""
     if not packs(lm):
         return _padded_logits(lm, [ids.tolist() for ids in sequences])
-    return _float32_output(head(lm), _last_hidden(lm, sequences))
+    layer = head(lm)
+    logits: Tensor = _VocabularyLogits.apply(_last_hidden(lm, sequences), layer.weight, sink_of(layer.weight))  # type: ignore[no-untyped-call]
+    return logits if layer.bias is None else logits + layer.bias.float()
 
 
 def _last_hidden(lm: "LanguageModel", sequences: Sequence[Ids]) -> Tensor:
@@ -61,6 +64,33 @@ def _float32_output(layer: Any, hidden: Tensor, tokens: slice | list[int] = slic
     """Return the logits, of all tokens or of some, of float32 states."""
     bias = None if layer.bias is None else layer.bias[tokens].float()
     return torch.nn.functional.linear(hidden, layer.weight[tokens].float(), bias)
+
+
+class _VocabularyLogits(torch.autograd.Function):
+    """hidden Wᵀ in float32, with no float32 copy of W; its gradient goes to its sink where it has one."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, sink: Sink | None) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        ctx.sink = sink
+        found = [hidden @ part.float().T for part in torch.split(weight, _VOCABULARY_AT_ONCE)]
+        return torch.cat(found, dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        of_hidden = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
+        if of_hidden is not None:
+            pieces = (torch.split(part, _VOCABULARY_AT_ONCE, dim=dim) for part, dim in ((gradient, 1), (weight, 0)))
+            for slopes, part in zip(*pieces, strict=True):
+                of_hidden += slopes @ part.float()
+        if not ctx.needs_input_grad[1]:
+            return of_hidden, None, None
+        if ctx.sink is None:
+            return of_hidden, (gradient.T @ hidden).to(weight.dtype), None
+        ctx.sink.total().addmm_(gradient.T, hidden)
+        return of_hidden, None, None
 
 
 def _log_sum_exp(layer: Any, hidden: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from rso_core.packed_forward import head
 from rso_core.prefix_tree import Ids
 from rso_core.reward_logits import label_logits, vocabulary_logits
 from rso_core.templates import label_ids
+from rso_core.trained_weights import Weights
 from rso_core.vocabulary import Family
 from tests.rso_core.comparisons import FAMILIES
 from tests.rso_core.toys import toy_model
@@ -84,3 +85,23 @@ def test_logits_come_in_the_order_of_the_inputs_and_carry_the_gradients_of_each_
 def gradients(lm: LanguageModel, logits: torch.Tensor) -> list[torch.Tensor]:
     total = (logits.log_softmax(dim=1)[:, 0] * torch.arange(1.0, len(logits) + 1)).mean()
     return list(torch.autograd.grad(total, list(lm.model.parameters())))
+
+
+def test_the_masters_of_a_bfloat16_model_get_the_gradient_of_its_output_embedding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rso_core.reward_logits._VOCABULARY_AT_ONCE", 7)
+    half, exact = (load(toy_model(tmp_path / "toy", "causal"), dtype=dtype) for dtype in ("bfloat16", "float32"))
+    exact.model.load_state_dict({name: value.float() for name, value in half.model.state_dict().items()})
+    sequences, weights = ids([3, 4, 5, 9], [6, 7, 8]), Weights(half.model)
+
+    for _ in range(2):  # micro-batches of one step
+        vocabulary_logits(half, sequences).log_softmax(dim=1)[:, 3].sum().backward()
+        vocabulary_logits(exact, sequences).log_softmax(dim=1)[:, 3].sum().backward()
+
+    weights.gradients()
+    for name, master in weights.masters.items():
+        expected = exact.model.get_parameter(name).grad
+        assert master.grad is not None
+        assert expected is not None
+        assert (master.grad - expected).norm() < 0.1 * expected.norm(), name
