@@ -58,6 +58,7 @@ def _against(  # noqa: PLR0913 - what a row states, and on what
     data: dict[str, Any],
     flops: float,
     target: dict[str, float],
+    micro_batch: int,
     notes: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the result of our step against a peer's (its name and module) on the same `data`: model and pairs."""
@@ -66,7 +67,7 @@ def _against(  # noqa: PLR0913 - what a row states, and on what
         "tokens": tokens,
         "flops": flops,
         "tokens_per_forward": tokens // len(groups),
-        "fitting": _SHARED | {"loss": "sigmoid_norm"},
+        "fitting": _SHARED | {"loss": "sigmoid_norm", "micro_batch_size": micro_batch},
     }
     theirs = _SHARED | {"optimizer": "adafactor", "gradient_checkpointing": False}
     return compare(
@@ -99,10 +100,18 @@ def _tuned(name: str, peer: Side, options: argparse.Namespace) -> Side:
 def _against_trl(
     name: str, groups: Sequence[Group], target: dict[str, float], options: argparse.Namespace
 ) -> dict[str, Any]:
+    micro_batch = 4 if "memory" in target else 8  # pairs: one prompt's, or the product's default
     data = {"model": str(options.model), "pairs": as_pairs(groups)}
     flops = grouped_flops(matrices_of(options.model), groups, training=True)
     return _against(
-        ("TRL DPOTrainer", "benchmarks.peers.dpo"), name, groups, options, data=data, flops=flops, target=target
+        ("TRL DPOTrainer", "benchmarks.peers.dpo"),
+        name,
+        groups,
+        options,
+        data=data,
+        flops=flops,
+        target=target,
+        micro_batch=micro_batch,
     )
 
 
@@ -166,6 +175,7 @@ def _t5(name: str, options: argparse.Namespace) -> dict[str, Any]:
         data={"config": T5, "pairs": pairs},
         flops=0.0,  # the roof is measured at the shapes of another model
         target={"bound_share": 0.7},
+        micro_batch=16,
         notes={"model": json.dumps(T5), "bound_of_operations": bound},
     )
 
