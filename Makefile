@@ -23,7 +23,7 @@ SOURCES := rso_core webapp workers tests manage.py $(wildcard benchmarks)
 
 .PHONY: help setup up demo demo-real test test-long check fmt docs lock bench-import bench-coverage bench-results bench-rating bench-claims clean browser \
   lock-peers bench-peers bench bench-matmul bench-fitting bench-scoring bench-sampling bench-workers bench-reward bench-run bench-study bench-growth bench-web bench-report \
-  reproduce-smoke reproduce-a reproduce-b reproduce-c reproduction-page
+  mini-weights reproduce-smoke reproduce-a reproduce-b reproduce-c reproduction-page
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -162,14 +162,17 @@ STUDY_WORKERS ?= $(shell nproc)
 SMOKE := --set sft.max_steps=60 --set reward.max_steps=60 --set fitting.max_steps=20 --set fitting.checkpoint_every=10 \
   --set sampling.max_prompts=40 --set sampling.prompts_per_shard=40 --set evaluation.max_test_prompts=60 --set evaluation.max_validation_prompts=30
 
+mini-weights: $(STAMP) ## Make the pretrained weights of the built-in task's reward model again
+	@$(PY) -m rso_core.mini_tldr_pretraining rso_core/weights/mini_tldr.safetensors
+
 reproduce-smoke: $(STAMP) ## Run a small Table 1 from end to end in a few minutes (its figures say nothing)
 	@$(call STUDY,table_1) $(SMOKE) --seeds 0-1 --out var/reproduction/smoke.json
 
 reproduce-a: $(STAMP) ## Repeat Table 1 on the built-in task, decoder-only, 5 seeds; goes on where it ended
 	@$(call STUDY,table_1) --seeds 10-14 --out docs/reproduction/table_1.json
 
-reproduce-b: $(STAMP) ## Repeat Tables 2, 5 and 7 and Figures 3a and 3b on the built-in task, 2 seeds
-	@$(foreach name,table_2 table_5 table_7 figure_3a figure_3b,$(call STUDY,$(name)) --seeds 10-11 --out docs/reproduction/$(name).json;)
+reproduce-b: $(STAMP) ## Repeat Tables 2, 5, 6 and 7 and Figures 3a and 3b on the built-in task, 2 seeds
+	@$(foreach name,table_2 table_5 table_6 table_7 figure_3a figure_3b,$(call STUDY,$(name)) --seeds 10-11 --out docs/reproduction/$(name).json;)
 
 reproduce-c: $(STAMP) ## Repeat the sources of pairs with encoder-decoder (T5) policies, 3 seeds
 	@$(call STUDY,table_3) --set 'model.base=mini_tldr:family=seq2seq,seed={seed}' --seeds 10-12 --out docs/reproduction/table_3.json

@@ -187,7 +187,7 @@ def _load_study(options: argparse.Namespace) -> Study:
     """Return the study that the command line asks for."""
     seeds, changes = parse_seeds(options.seeds), dict(_setting(text) for text in options.set)
     if options.study in study_presets():
-        base = load_run_config(options.base) if options.base else mini_base()
+        base = load_run_config(options.base) if options.base else mini_base(options.study)
         return preset_study(options.study, base=changed(base, changes), seeds=seeds or [0])
     try:
         study = parse_study(Path(options.study).read_text(encoding="utf-8"))

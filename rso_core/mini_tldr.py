@@ -11,7 +11,7 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,9 +147,7 @@ def generate_dataset(kind: DatasetKind, *, size: int, seed: int = 0) -> Iterator
     Prompts are distinct within a dataset, and another kind or seed draws other posts. Raises UserError on a size
     outside 1 to 1,000,000.
     """
-    if not 1 <= size <= 1_000_000:  # noqa: PLR2004 - the sentence below says it
-        message = f"`size` of a mini_tldr dataset must be 1 to 1,000,000 rows, got {size}"
-        raise UserError(message)
+    refuse_size(size, "mini_tldr")
     rng = random.Random(f"mini_tldr:{kind}:{seed}")  # noqa: S311 - data, not secrets
     seen: set[str] = set()
     while len(seen) < size:
@@ -158,6 +156,13 @@ def generate_dataset(kind: DatasetKind, *, size: int, seed: int = 0) -> Iterator
         if post not in seen:
             seen.add(post)
             yield {"prompt": post, **_responses(kind, facts, rng), "meta": {"facts": facts}}
+
+
+def refuse_size(size: int, task: str) -> None:
+    """Raise UserError on a number of rows outside 1 to 1,000,000."""
+    if not 1 <= size <= 1_000_000:  # noqa: PLR2004 - the sentence below says it
+        message = f"`size` of a {task} dataset must be 1 to 1,000,000 rows, got {size}"
+        raise UserError(message)
 
 
 def _responses(kind: DatasetKind, facts: Facts, rng: random.Random) -> dict[str, str]:
@@ -198,8 +203,16 @@ def _agrees(difference: int) -> float:
     return 0.5 if difference == 0 else float(difference > 0)
 
 
+_TEMPLATES = (
+    *_OPENINGS, *_PLACES, *_DAYS, *_WANTS, *_FILLER, *(lead for _, lead in _LEADS), "someone took something",
+)  # fmt: skip
+
+
+def words_of(templates: Iterable[str]) -> set[str]:
+    """Return the words of templates, without those that take their places."""
+    return {word for text in templates for word in _WORD.findall(re.sub(r"{.*?}", " ", text))}
+
+
 def vocabulary_words() -> list[str]:
-    """Return every word and mark the task's texts are made of, sorted: all that a tokenizer has to know."""
-    texts = [*_OPENINGS, *_PLACES, *_DAYS, *_WANTS, *_FILLER, *(lead for _, lead in _LEADS), "someone took something"]
-    words = {word for text in texts for word in _WORD.findall(re.sub(r"{.*?}", " ", text))}
-    return sorted(words | set(SLOT_OF))
+    """Return every word that posts and summaries are made of, sorted."""
+    return sorted(words_of(_TEMPLATES) | set(SLOT_OF))

@@ -1,12 +1,14 @@
 """The base model of the built-in task: a tiny, randomly initialised language model with a word-level tokenizer.
 
-Both families exist. It has learned nothing: the `sft` stage trains it from scratch in a minute on two cores.
+Both families exist. A policy's has learned nothing: the `sft` stage trains it from scratch in a minute on two cores.
+The reward model starts from pretrained weights, as the paper's does.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rso_core.errors import UserError
+from rso_core.mini_news import article_words
 from rso_core.mini_tldr import vocabulary_words
 from rso_core.vocabulary import Family
 
@@ -20,30 +22,60 @@ _MARKS = (".", ",", "!", "?", ":", ";")
 _PAD, _EOS, _UNKNOWN = "<pad>", "</s>", "<unk>"
 _MAX_POSITIONS = 512
 
+# Half a million weights in bfloat16. `python -m rso_core.mini_tldr_pretraining` made them; how, it says.
+PRETRAINED = Path(__file__).parent / "weights" / "mini_tldr.safetensors"
 
-def write_base_model(folder: Path, family: Family = "causal", seed: int = 0) -> Path:
-    """Write the randomly initialised model of a family with its tokenizer into `folder`; equal seeds, equal bytes."""
+
+def write_base_model(
+    folder: Path, family: Family = "causal", seed: int = 0, weights: Literal["random", "pretrained"] = "random"
+) -> Path:
+    """Write the model of a family with its tokenizer into `folder`; equal seeds, equal bytes.
+
+    `weights`: drawn by seed, or those of the file that comes with the product (decoder-only). Raises UserError.
+    """
     import torch
 
-    if family not in ("causal", "seq2seq"):
-        message = f"`family` of the mini_tldr base model must be causal or seq2seq, got {family!r}"
-        raise UserError(message)
-    tokenizer = _tokenizer()
+    _refuse_impossible(family, weights)
+    tokenizer = new_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = (_decoder if family == "causal" else _encoder_decoder)(tokenizer)
+        model = (new_decoder if family == "causal" else _encoder_decoder)(tokenizer)
+    if weights == "pretrained":
+        _load_pretrained(model)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def _tokenizer() -> Any:
+def _refuse_impossible(family: str, weights: str) -> None:
+    if family not in ("causal", "seq2seq"):
+        message = f"`family` of the mini_tldr base model must be causal or seq2seq, got {family!r}"
+        raise UserError(message)
+    if weights not in ("random", "pretrained") or (weights == "pretrained" and family != "causal"):
+        message = (
+            f"`weights` of the mini_tldr base model must be random or, for the family causal, pretrained; got {weights!r} "
+            f"for {family}"
+        )
+        raise UserError(message)
+
+
+def _load_pretrained(model: Any) -> None:
+    """Fill a model with the weights that come with the product; every one of them, and no other."""
+    from safetensors.torch import load_file
+
+    found = model.load_state_dict(load_file(PRETRAINED), strict=False)
+    if found.unexpected_keys or found.missing_keys != ["lm_head.weight"]:  # the embedding's
+        message = f"{PRETRAINED} is not of this model: {found}; make it again with `make mini-weights`"
+        raise UserError(message)
+
+
+def new_tokenizer() -> Any:
     """Return a tokenizer with one token a word; decoding puts marks back onto their words, so texts survive."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    entries = [_PAD, _EOS, _UNKNOWN, *_LABELS, *_MARKS, *vocabulary_words()]
+    entries = [_PAD, _EOS, _UNKNOWN, *_LABELS, *_MARKS, *sorted({*vocabulary_words(), *article_words()})]
     model = models.WordLevel({word: index for index, word in enumerate(entries)}, unk_token=_UNKNOWN)
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -54,7 +86,8 @@ def _tokenizer() -> Any:
     )
 
 
-def _decoder(tokenizer: Any) -> Any:
+def new_decoder(tokenizer: Any) -> Any:
+    """Return the decoder-only model with weights drawn from torch's own generator."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(

@@ -4,7 +4,9 @@
 - for `data.sft`, the same file as `data.preferences`: targets are then made of the chosen replies;
 - a model folder (config.json, safetensors, tokenizer) or a GGUF file;
 - for `judge.few_shot`, a YAML file instead of its text;
-- `mini_tldr`, the built-in task, with options: `mini_tldr:size=4000,seed=1`, `mini_tldr:family=seq2seq`.
+- `mini_tldr`, the built-in task, with options: `mini_tldr:size=4000,seed=1`, `mini_tldr:family=seq2seq`, and
+  `mini_tldr:weights=pretrained`, the model that its reward model starts from;
+- for `data.prompts`, also `mini_news:size=2000,seed=1`: its other prompts.
 """
 
 import hashlib
@@ -21,25 +23,44 @@ from rso_core.mini_tldr import DEMO_SIZES
 from rso_core.run_data import RunData, models_of, preferences_of, targets_of
 from rso_core.vocabulary import DatasetKind, canonical_json
 
-BUILT_IN = "mini_tldr"
+BUILT_IN, OTHER_PROMPTS = "mini_tldr", "mini_news"
+_DATA_OPTIONS: Mapping[str, type] = {"size": int, "seed": int}
+_MODEL_OPTIONS: Mapping[str, type] = {"family": str, "seed": int, "weights": str}
 # Does an import unless it was done before, and returns its artifact: (kind, configuration, inputs, stamp of the source).
 Import = Callable[[str, dict[str, Any], dict[str, str], str], str]
 
 
-def built_in_options(reference: str, allowed: Mapping[str, type]) -> dict[str, Any] | None:
-    """Return the options of a reference to the built-in task, None when it is no such reference.
+def built_in_dataset(reference: str, kind: DatasetKind) -> dict[str, Any] | None:
+    """Return the part of an import's configuration that makes a dataset of the built-in task, None for another reference.
 
-    Raises UserError on an unknown option or a value of the wrong type.
+    Raises UserError on an unknown option, or a kind that `mini_news` does not have.
     """
-    name, _, text = reference.partition(":")
-    if name != BUILT_IN:
+    name = reference.partition(":")[0]
+    if name not in (BUILT_IN, OTHER_PROMPTS):
         return None
+    if name == OTHER_PROMPTS and kind != "sft":
+        message = f"{OTHER_PROMPTS} holds prompts with targets to compare with, for data.prompts; received {reference!r} for {kind} data"
+        raise UserError(message)
+    return {name: {"size": DEMO_SIZES[kind], "seed": 0} | _options(reference, _DATA_OPTIONS)}
+
+
+def built_in_model(reference: str) -> dict[str, Any] | None:
+    """Return the same for a base model of the built-in task."""
+    if reference.partition(":")[0] != BUILT_IN:
+        return None
+    return {BUILT_IN: {"family": "causal", "seed": 0} | _options(reference, _MODEL_OPTIONS)}
+
+
+def _options(reference: str, allowed: Mapping[str, type]) -> dict[str, Any]:
+    name, _, text = reference.partition(":")
     options: dict[str, Any] = {}
     for item in filter(None, text.split(",")):
         key, _, value = item.partition("=")
         if key not in allowed or not value or (allowed[key] is int and not value.isdigit()):
             wanted = ", ".join(f"{option}=…" for option in allowed)
-            message = f"options of {BUILT_IN} are {wanted}, whole numbers where they count; received {item!r} in {reference!r}"
+            message = (
+                f"options of {name} are {wanted}, whole numbers where they count; received {item!r} in {reference!r}"
+            )
             raise UserError(message)
         options[key] = allowed[key](value)
     return options
@@ -63,11 +84,11 @@ def stamp(path: Path) -> str:
 
 def check(config: RunConfig) -> None:
     """Raise UserError when something that the recipe names does not exist."""
-    for reference, _ in datasets_of(config):
-        if built_in_options(reference, {"size": int, "seed": int}) is None:
+    for reference, kind in datasets_of(config):
+        if built_in_dataset(reference, kind) is None:
             existing_path(reference, "dataset")
     for reference in models_of(config):
-        if built_in_options(reference, {"family": str, "seed": int}) is None:
+        if built_in_model(reference) is None:
             existing_path(reference, "model")
 
 
@@ -114,16 +135,15 @@ class References:
 
     def _sft(self, config: RunConfig, preferences: str) -> str:
         same = config.data.sft == config.data.preferences
-        if same and built_in_options(config.data.sft, {"size": int, "seed": int}) is None:
+        if same and built_in_dataset(config.data.sft, "sft") is None:
             return self._import("import_dataset", {"kind": "sft"}, {"dataset": preferences}, "")
         return self.dataset(config.data.sft, "sft")
 
     def dataset(self, reference: str, kind: DatasetKind, *, layout: str = "auto") -> str:
         """Return the digest of the dataset a reference names."""
-        options = built_in_options(reference, {"size": int, "seed": int})
-        if options is not None:
-            task = {"size": DEMO_SIZES[kind], "seed": 0} | options
-            return self._import("import_dataset", {"kind": kind, "mini_tldr": task}, {}, "")
+        built_in = built_in_dataset(reference, kind)
+        if built_in is not None:
+            return self._import("import_dataset", {"kind": kind, **built_in}, {}, "")
         upload = self._upload(existing_path(reference, "dataset"))
         return self._import("import_dataset", {"kind": kind, "layout": layout}, {"upload": upload}, "")
 
@@ -141,8 +161,8 @@ class References:
 
     def model(self, reference: str) -> str:
         """Return the digest of the model a reference names."""
-        options = built_in_options(reference, {"family": str, "seed": int})
-        if options is not None:
-            return self._import("import_model", {"mini_tldr": {"family": "causal", "seed": 0} | options}, {}, "")
+        built_in = built_in_model(reference)
+        if built_in is not None:
+            return self._import("import_model", built_in, {}, "")
         path = existing_path(reference, "model")
         return self._import("import_model", {"path": str(path)}, {}, stamp(path))

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from rso_core.interval_figure import Point, interval_figure
+from rso_core.mini_tldr import blind_rules, generate_dataset
+from rso_core.references import BUILT_IN, built_in_dataset
+from rso_core.studies import SEED
 from rso_core.study_bundle import Bundle, as_markdown, metrics_of
 from rso_core.study_presets import study_presets
 from rso_core.study_results import METRIC_TITLES, SFT
@@ -39,7 +42,7 @@ def _section(name: str, bundle: Bundle, note: str) -> str:
     parts += (
         [f"![{study['name']}: win rates with intervals](reproduction/{name}.svg)", ""] if metrics_of(bundle) else []
     )
-    parts += [*_planned(bundle), *_costs(bundle), _facts(bundle), ""]
+    parts += [*_planned(bundle), *_costs(bundle), *_reward_models(bundle), _facts(bundle), ""]
     return "\n".join([*parts, *([note.strip(), ""] if note.strip() else [])])
 
 
@@ -53,6 +56,30 @@ def _planned(bundle: Bundle) -> list[str]:
         for item in planned
     ]
     return ["| planned comparison | metric | difference, points | p (Holm) | |", "|---|---|---:|---:|---|", *rows, ""]
+
+
+def _reward_models(bundle: Bundle) -> list[str]:
+    found = [model for model in bundle.get("reward_models", []) if model["accuracy"]]
+    if not found:
+        return []
+    rows = [
+        f"| {', '.join(map(str, model['seeds']))} | {model['heldout_pairs']} | {_interval(model['accuracy'])} | "
+        f"{_interval(model['longer_wins'])} | {100 * coverage_rate(bundle, model['seeds'][0]):.1f} | {100 * model['order_flips']:.1f} |"
+        for model in found
+    ]
+    head = "| reward model of seed | held-out pairs | right, % | longer wins, % | more facts win, % | changes with the order, % |"
+    return [head, "|---|---:|---:|---:|---:|---:|", *rows, ""]
+
+
+def coverage_rate(bundle: Bundle, seed: int) -> float:
+    """Return how often the rule "more facts win, true or not" agrees with D_hf of a seed of the built-in task."""
+    options = built_in_dataset(bundle["study"]["base"]["data"]["preferences"].replace(SEED, str(seed)), "preference")
+    rows = list(generate_dataset("preference", **(options or {})[BUILT_IN]))
+    return sum(blind_rules(row)["coverage"] for row in rows) / len(rows)
+
+
+def _interval(figure: Mapping[str, float]) -> str:
+    return f"{100 * figure['value']:.1f} [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
 
 
 def _points(difference: Mapping[str, Any]) -> str:

@@ -45,7 +45,13 @@ def _imported(job: Job) -> dict[str, Any]:
 
         records = generate_dataset(options.kind, **config["mini_tldr"])
         return importers.import_records(records, job.staging, options)
-    message = "an import needs a source: an uploaded file, `hub` (a hub id) or `mini_tldr` (the built-in task)"
+    if "mini_news" in config:
+        from rso_core.mini_news import generate_articles
+
+        return importers.import_records(generate_articles(**config["mini_news"]), job.staging, options)
+    message = (
+        "an import needs a source: an uploaded file, `hub` (a hub id), `mini_tldr` or `mini_news` (the built-in task)"
+    )
     raise UserError(message)
 
 

@@ -31,6 +31,7 @@ from rso_core.study_results import (
 )
 
 BUNDLE_VERSION = 1
+_REWARD_FIGURES = ("heldout_pairs", "accuracy", "longer_wins", "first_shown_wins", "order_flips", "mean_confidence")
 _PACKAGES = ("torch", "transformers", "numpy")
 
 Bundle = dict[str, Any]
@@ -51,6 +52,7 @@ def make_bundle(
         "rows": rows,
         "comparisons": [item.as_dict() for item in comparisons(study, found)],
         "judge": judge_of(records),
+        "reward_models": reward_models(records),
         "sharing": sharing(records),
         "cells": [_cell(record) for record in records],
         "versions": versions(),
@@ -70,6 +72,18 @@ def _row(study: Study, arm: Arm, records: Sequence[CellRecord], means: Mapping[s
         "cost": costs[0].as_dict() if costs else None,
         "mean_chars": _mean([_length(record) for record in own]),
     }
+
+
+def reward_models(records: Sequence[CellRecord]) -> list[dict[str, Any]]:
+    """Return how good each reward model of the study is on held-out human pairs, with the seeds that use it."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in records:
+        stage = record.stages.get("reward_training")
+        if stage is not None and stage.digest and stage.summary:
+            measured_by = {name: stage.summary.get(name) for name in _REWARD_FIGURES}
+            seeds: list[int] = found.setdefault(stage.digest, {**measured_by, "seeds": []})["seeds"]
+            seeds += [record.cell.seed] if record.cell.seed not in seeds else []
+    return list(found.values())
 
 
 def _setting(record: CellRecord, path: str) -> Any:

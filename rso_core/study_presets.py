@@ -11,7 +11,7 @@ from pydantic import Field
 from rso_core.config import RunConfig, Settings, load_run_config
 from rso_core.demo import RECIPES, changed
 from rso_core.errors import UserError
-from rso_core.studies import SEED, Arm, Study, study_of
+from rso_core.studies import SEED, Arm, Changes, Study, study_of
 
 _FILE = Path(__file__).parent / "paper_studies.yaml"
 
@@ -36,6 +36,8 @@ class Preset(Settings):
     about: str
     grid: dict[str, tuple[str | int | float | bool, ...]] = Field({}, description="As in a study.")
     arms: tuple[Arm, ...] = ()
+    needs: tuple[str, ...] = Field((), description="Settings that the base recipe must name for it.")
+    built_in: Changes = Field({}, description="What it changes in the recipe of the built-in task.")
     paper: dict[str, PrintedTable] = Field({}, description="Printed figures by data set of the paper.")
 
 
@@ -52,8 +54,17 @@ def preset_study(name: str, *, base: RunConfig, seeds: Iterable[int], title: str
     if preset is None:
         message = f"no preset is called {name!r}; there are {', '.join(study_presets())}"
         raise UserError(message)
+    _refuse_missing(preset, base)
     values: dict[str, Any] = {"name": title or preset.title, "preset": name, "base": base, "seeds": tuple(seeds)}
     return study_of(values | {"grid": preset.grid, "arms": preset.arms})
+
+
+def _refuse_missing(preset: Preset, base: RunConfig) -> None:
+    for path in preset.needs:
+        part, _, name = path.partition(".")
+        if not getattr(getattr(base, part), name):
+            message = f"{preset.title} needs `{path}` in the base recipe, which is empty. {preset.about}"
+            raise UserError(message)
 
 
 def printed_tables(study: Study) -> dict[str, PrintedTable]:
@@ -63,11 +74,15 @@ def printed_tables(study: Study) -> dict[str, PrintedTable]:
     return {name: table for name, table in tables.items() if table.task == study.base.task}
 
 
-def mini_base(family: str = "causal") -> RunConfig:
-    """Return the recipe of the built-in task for a study: each seed draws its own D_hf, targets and weights."""
+def mini_base(preset: str = "") -> RunConfig:
+    """Return the recipe of the built-in task for a study: each seed draws its own D_hf, targets and weights.
+
+    `preset` is the one that the study is of, if any; what it changes in the built-in task is changed.
+    """
     config = load_run_config(RECIPES / "mini_tldr.yaml")
     seeded = {
         path: text.replace("seed=0", f"seed={SEED}")
         for path, text in (("data.preferences", config.data.preferences), ("data.sft", config.data.sft))
     }
-    return changed(config, {**seeded, "name": "mini", "model.base": f"mini_tldr:family={family},seed={SEED}"})
+    own = study_presets()[preset].built_in if preset in study_presets() else {}
+    return changed(config, {**seeded, "name": "mini", "model.base": f"mini_tldr:family=causal,seed={SEED}", **own})

@@ -33,6 +33,8 @@ TINY = {
     "sft.max_steps": 4,
     "sft.batch_size": 8,
     "sft.checkpoint_every": 1,
+    "reward.start_from": "sft",
+    "reward.model": "",
     "reward.max_steps": 4,
     "reward.batch_size": 8,
     "reward.checkpoint_every": 1,

@@ -3,9 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from rso_core.errors import UserError
+from rso_core.mini_news import generate_articles
 from rso_core.mini_tldr import generate_dataset
 from rso_core.mini_tldr_model import write_base_model
 from rso_core.vocabulary import Family
@@ -35,6 +38,7 @@ def test_a_base_model_loads_from_its_folder_alone_and_is_small(tmp_path: Path, f
 def test_every_text_of_the_task_survives_the_tokenizer_without_unknown_words(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(write_base_model(tmp_path / "base"), local_files_only=True)
     rows = [row for kind in ("sft", "preference") for row in generate_dataset(kind, size=300)]
+    rows += generate_articles(size=300)
     for text in (row[name] for row in rows for name in ("prompt", "target", "chosen", "rejected") if name in row):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.unk_token_id not in ids
@@ -48,6 +52,20 @@ def test_the_labels_of_the_reward_model_and_its_markers_are_single_tokens(tmp_pa
     assert labels[0] == labels[2] != labels[1] == labels[3]
     text = "[CONTEXT] my boss [SUMMARY A] it [SUMMARY B] it\n\n[PREFERRED] A"
     assert len(tokenizer(text, add_special_tokens=False)["input_ids"]) == 9
+
+
+def test_pretrained_weights_are_the_same_whatever_the_seed_and_decoder_only(tmp_path: Path) -> None:
+    found = [digests(write_base_model(tmp_path / str(seed), seed=seed, weights="pretrained")) for seed in (0, 1)]
+    assert found[0] == found[1] != digests(write_base_model(tmp_path / "random"))
+    with pytest.raises(UserError, match="for the family causal, pretrained; got 'pretrained' for seq2seq"):
+        write_base_model(tmp_path / "base", "seq2seq", weights="pretrained")
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"other": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    monkeypatch.setattr("rso_core.mini_tldr_model.PRETRAINED", tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match=r"is not of this model.*make mini-weights"):
+        write_base_model(tmp_path / "base", weights="pretrained")
 
 
 def test_an_unknown_family_is_refused(tmp_path: Path) -> None:

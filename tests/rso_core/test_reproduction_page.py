@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rso_core.interval_figure import Point, interval_figure
+from rso_core.mini_tldr import blind_rules, generate_dataset
 from rso_core.reproduction_page import main, read_notes
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,21 @@ def bundle(preset: str) -> dict[str, Any]:
         "cells": [{"done": True}, {"done": False}],
         "versions": {"python": "3.11", "torch": "2", "transformers": "5", "threads": "1", "machine": "x86_64"},
     }  # fmt: skip
+
+
+def test_reward_models_stand_beside_the_rules_that_do_not_read_the_post(tmp_path: Path) -> None:
+    value = bundle("table_1")
+    value["study"]["base"] = {"data": {"preferences": "mini_tldr:size=200,seed={seed}"}}
+    value["reward_models"] = [
+        {"seeds": [10], "heldout_pairs": 20, "accuracy": figure(0.81), "longer_wins": figure(0.5), "order_flips": 0.12},
+        {"seeds": [11], "heldout_pairs": 0, "accuracy": None},
+    ]
+    rows = [blind_rules(row)["coverage"] for row in generate_dataset("preference", size=200, seed=10)]
+
+    text = made(tmp_path, table_1=value)
+
+    assert f"| 10 | 20 | 81.0 [79.0, 84.0] | 50.0 [48.0, 53.0] | {50 * sum(rows) / 100:.1f} | 12.0 |" in text
+    assert "| 11 |" not in text
 
 
 def made(folder: Path, **bundles: dict[str, Any]) -> str:

@@ -108,13 +108,20 @@ def test_every_setting_of_a_recipe_can_be_varied() -> None:
 
 @pytest.mark.parametrize("name", study_presets())
 def test_a_preset_is_a_study_whose_arms_have_the_papers_rows(name: str) -> None:
-    preset, made = study_presets()[name], preset_study(name, base=mini_base(), seeds=[10])
+    preset, made = study_presets()[name], preset_study(name, base=mini_base(name), seeds=[10])
 
     keys = {arm.key for arm in made.all_arms}
     for table in preset.paper.values():
         assert set(table.rows) <= keys
         assert {len(row) for row in table.rows.values()} == {len(table.metrics)}
     assert made.preset == name
+
+
+def test_table_6_asks_for_prompts_and_takes_mini_news_on_the_built_in_task() -> None:
+    with pytest.raises(UserError, match=r"Table 6 needs `data\.prompts` in the base recipe, which is empty"):
+        preset_study("table_6", base=mini_base(), seeds=[3])
+    (first, *_) = cells(preset_study("table_6", base=mini_base("table_6"), seeds=[3]))
+    assert first.config.data.prompts == "mini_news:size=3000,seed=3"
 
 
 def test_an_unknown_preset_names_the_known_ones() -> None:

@@ -52,6 +52,13 @@ def test_the_built_in_base_model_is_imported_and_described(page: Client, researc
     assert model.digest[:16] in body
 
 
+def test_the_pretrained_weights_of_the_built_in_task_can_be_asked_for(page: Client) -> None:
+    page.post(NEW, {"name": "reader", "origin": "mini_tldr", "family": "causal", "weights": "pretrained"})
+    stage = RegisteredModel.objects.get().stage
+    assert stage is not None
+    assert stage.config == {"mini_tldr": {"family": "causal", "seed": 0, "weights": "pretrained"}}
+
+
 def test_a_folder_of_the_server_is_offered_and_links_that_lead_elsewhere_are_not(
     page: Client, settings: Settings, tmp_path: Path
 ) -> None:

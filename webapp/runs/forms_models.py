@@ -65,7 +65,14 @@ class NewModelForm(UploadForm):
         required=False,
         widget=forms.RadioSelect,
         initial="causal",
-        help_text="A tiny model with the task's words, randomly initialised: SFT trains it in a minute.",
+        help_text="A tiny model with the task's words.",
+    )
+    weights = forms.ChoiceField(
+        choices=[("random", "random"), ("pretrained", "pretrained, decoder-only")],
+        required=False,
+        widget=forms.RadioSelect,
+        initial="random",
+        help_text="random: SFT trains it in a minute. pretrained: can compare a summary with its post; what the task's reward model starts from.",
     )
     seed = forms.IntegerField(required=False, min_value=0, max_value=2**31 - 1, widget=forms.TextInput, initial=0)
     licence = forms.CharField(
@@ -124,7 +131,8 @@ class NewModelForm(UploadForm):
         if values["origin"] == HUB:
             return {"hub": values["hub"], "revision": values["revision"] or "main"}
         if values["origin"] == MINI:
-            return {"mini_tldr": {"family": values["family"] or "causal", "seed": values["seed"] or 0}}
+            made = {"family": values["family"] or "causal", "seed": values["seed"] or 0}
+            return {"mini_tldr": made | ({"weights": "pretrained"} if values["weights"] == "pretrained" else {})}
         return {}
 
     @property

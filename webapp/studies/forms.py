@@ -71,7 +71,7 @@ class NewStudyForm(forms.Form):
     def _base(self) -> RunConfig:
         chosen = self.cleaned_data["base"]
         if chosen == MINI:
-            return mini_base()
+            return mini_base(self.cleaned_data["preset"])
         if chosen == OWN:
             return parse_run_config(self.cleaned_data["recipe"])
         run = Run.objects.visible_to(self.user).get(pk=int(chosen.removeprefix("run-")))

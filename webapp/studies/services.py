@@ -10,8 +10,9 @@ from rso_core import studies
 from rso_core.config import RunConfig
 from rso_core.errors import UserError
 from rso_core.mini_tldr import DEMO_SIZES
-from rso_core.references import built_in_options, datasets_of
+from rso_core.references import built_in_dataset, built_in_model, datasets_of
 from rso_core.run_data import models_of
+from rso_core.vocabulary import DatasetKind
 from webapp.accounts.audit import record
 from webapp.accounts.models import User
 from webapp.runs.models import LIVE, Dataset, RegisteredModel, Run, Status
@@ -21,7 +22,7 @@ from webapp.studies.models import Study, StudyCell
 
 _MODEL = "model"
 _SOURCE = "built-in task mini_tldr"
-_SIZES: Mapping[str, int] = dict(DEMO_SIZES.items())
+_KINDS: Mapping[str, DatasetKind] = {kind: kind for kind in DEMO_SIZES}
 
 
 def start_study(*, plan: studies.Study, user: User, token: UUID | None = None) -> Study:
@@ -74,20 +75,15 @@ def _is_there(name: str, kind: str, user: User) -> bool:
 
 
 def _import_built_in(name: str, kind: str, config: RunConfig, user: User) -> None:
-    allowed: Mapping[str, type] = {"family": str, "seed": int} if kind == _MODEL else {"size": int, "seed": int}
-    options = built_in_options(name, allowed)
-    if options is None:
+    made = built_in_model(name) if kind == _MODEL else built_in_dataset(name, _KINDS[kind])
+    if made is None:
         what = kind if kind == _MODEL else f"dataset of {Dataset.Kind(kind).label}"
         message = f"no {what} is called {name!r}, or you may not see it; import it first, or correct the name"
         raise UserError(message)
     if kind == _MODEL:
-        family = {"family": "causal", "seed": 0} | options
-        request_model_import(owner=user, name=name, config={"mini_tldr": family}, source=_SOURCE)
+        request_model_import(owner=user, name=name, config=made, source=_SOURCE)
         return
-    size = {"size": _SIZES[kind], "seed": 0} | options
-    request_dataset_import(
-        owner=user, name=name, kind=kind, task=config.task, config={"mini_tldr": size}, source=_SOURCE
-    )
+    request_dataset_import(owner=user, name=name, kind=kind, task=config.task, config=made, source=_SOURCE)
 
 
 def pause_study(*, study: Study, by: User) -> None:

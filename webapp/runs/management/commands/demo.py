@@ -14,11 +14,12 @@ from django.core.management.base import BaseCommand, CommandError
 from rso_core.config import RunConfig
 from rso_core.demo import changed, demo_config
 from rso_core.errors import RsoError
-from rso_core.references import built_in_options
+from rso_core.references import BUILT_IN, built_in_dataset, built_in_model
+from rso_core.vocabulary import DatasetKind
 from webapp.runs.browser import Browser
 from webapp.runs.demo import Visitor, bounds, interval
 
-_DATASETS = {"preferences": "preference", "sft": "sft"}
+_DATASETS: Mapping[str, DatasetKind] = {"preferences": "preference", "sft": "sft"}
 
 
 class Command(BaseCommand):
@@ -66,13 +67,14 @@ def _prepared(visitor: Visitor, config: RunConfig) -> RunConfig:
     """Import what a recipe of the built-in task names; return it with the names in the product."""
     names: dict[str, str] = {}
     for role, kind in _DATASETS.items():
-        task = built_in_options(getattr(config.data, role), {"size": int, "seed": int}) or {}
+        task = (built_in_dataset(getattr(config.data, role), kind) or {})[BUILT_IN]
         name = f"mini_tldr {role}, seed {task['seed']}"
         names[f"data.{role}"] = name
         visitor.import_dataset(name, {"kind": kind, "origin": "mini_tldr", **{k: str(v) for k, v in task.items()}})
-    base = built_in_options(config.model.base, {"family": str, "seed": int}) or {}
-    names["model.base"] = f"mini_tldr {base['family']}, seed {base['seed']}"
-    visitor.import_model(names["model.base"], {"origin": "mini_tldr", **{k: str(v) for k, v in base.items()}})
+    for setting, reference in (("model.base", config.model.base), ("reward.model", config.reward.model)):
+        base = (built_in_model(reference) or {})[BUILT_IN]
+        names[setting] = f"mini_tldr {base['family']}, {base.get('weights') or 'seed ' + str(base['seed'])}"
+        visitor.import_model(names[setting], {"origin": "mini_tldr", **{k: str(v) for k, v in base.items()}})
     return changed(config, names)
 
 
