@@ -30,6 +30,7 @@ app = Celery("rso-studio")
 app.conf.update(
     broker_settings(),
     imports=("workers.tasks",),
+    worker_pool="workers.pool:TaskPool",
     worker_prefetch_multiplier=1,  # a message taken by a busy worker would wait for hours
     task_acks_late=False,  # a late acknowledgement delivers long work twice; the database redelivers
     broker_connection_retry_on_startup=True,

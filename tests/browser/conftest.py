@@ -28,7 +28,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-TIMEOUT = 20_000  # milliseconds: the machine may be busy with other tests
+TIMEOUT = 60_000  # milliseconds: the machine may be busy with other tests
 _IMPACTS = {"serious", "critical"}
 
 

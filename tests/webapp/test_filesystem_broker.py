@@ -1,7 +1,11 @@
 """Messages in a folder are taken whole, however many write and read at once."""
 
+import contextlib
+import os
 import queue as queues
+import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +76,36 @@ def test_every_message_arrives_whole_while_others_are_written(settings: Settings
         writer.join()
 
     assert sorted(found) == [(writer, number) for writer in range(WRITERS) for number in range(MESSAGES)]
+
+
+def test_a_child_that_is_forked_while_a_thread_binds_a_queue_can_bind_one(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(payload: Any) -> str:
+        binding.set()
+        time.sleep(0.5)
+        return dumps(payload)
+
+    binding = threading.Event()
+    monkeypatch.setattr(filesystem_broker, "dumps", slowly)
+    thread = threading.Thread(target=bind, args=("parent",))
+    thread.start()
+    assert binding.wait(10)
+    if not (child := os.fork()):
+        with contextlib.suppress(Exception):
+            bind("child")
+            os._exit(0)
+        os._exit(1)
+    thread.join()
+    deadline = time.monotonic() + 10
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if ended == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
+
+
+def bind(name: str) -> None:
+    with connected() as connection, connection.SimpleQueue(name):
+        pass

@@ -13,7 +13,7 @@ from typing import Any
 
 from rso_core.plan import Plan, PlannedStage, fingerprint_of
 from rso_core.protocol import StageSpec
-from tests.workers.cluster import FAULTS, Cluster, cluster_in, is_over, outcome, set_up_django
+from tests.workers.cluster import FAULTS, Cluster, Patience, cluster_in, is_over, outcome, position, set_up_django
 
 # Stages and how many shards each has; a stage reads the one before it in the same row, if any.
 SHAPE = [
@@ -22,7 +22,6 @@ SHAPE = [
     [("generation", 6), ("win_rate", 6)],
 ]
 SCRIPT = {"script": [{"progress": 1}, {"sleep": 0.25}, {"progress": 9}, {"commit": True}]}
-LONGEST_SECONDS = 400
 
 
 def plan() -> Plan:
@@ -76,9 +75,10 @@ def hurt_until_over(cluster: Cluster, draw: random.Random, faults: list[str]) ->
     happened: list[str] = []
     pending = list(faults)
     draw.shuffle(pending)
-    deadline = time.monotonic() + LONGEST_SECONDS
-    while not is_over() and time.monotonic() < deadline:
+    patience = Patience(cluster.folder)
+    while not is_over():
         cluster.start_missing()
+        patience.look((position(), len(happened)))
         time.sleep(draw.uniform(0.05, 0.3))
         if pending and shards_done() >= moments[-len(pending)]:
             if did := FAULTS[pending[0]](cluster, draw):

@@ -22,6 +22,7 @@ from workers.lifeline import dying_with_me
 ROOT = Path(__file__).resolve().parents[2]
 LEASE_SECONDS = 4.0
 GRACE_SECONDS = 30.0
+STILL_SECONDS = 150.0  # a runner that loads its libraries on a busy machine takes some fifteen
 
 
 def run_script(module: str, *arguments: object) -> dict[str, Any]:
@@ -41,6 +42,24 @@ def run_script(module: str, *arguments: object) -> dict[str, Any]:
 def _environment() -> dict[str, str]:
     names = ("DATABASE_URL", "CELERY_BROKER_URL", "ARTIFACT_URL", "RSO_ARTIFACT_CACHE", "RSO_RUNNER_COMMAND")
     return {name: value for name, value in os.environ.items() if name not in names}
+
+
+class Patience:
+    """Ends a wait in which nothing moves any more; on a busy machine everything may take as long as it likes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._state: object = None
+        self._moved = time.monotonic()
+
+    def look(self, state: object) -> None:
+        """Note how far things are. Raises AssertionError, with the logs of the folder, when it was the same for too long."""
+        if state != self._state:
+            self._state, self._moved = state, time.monotonic()
+        elif time.monotonic() - self._moved > STILL_SECONDS:
+            logs = "".join(f"\n== {log.name}\n{log.read_text()[-1500:]}" for log in sorted(self._folder.glob("*.log")))
+            message = f"nothing has moved for {STILL_SECONDS:g} s: {state}{logs}"
+            raise AssertionError(message)
 
 
 class Cluster:
@@ -77,6 +96,11 @@ class Cluster:
         process = self.processes.pop(name)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+    def kill_child(self, name: str) -> None:
+        """Kill the process in which a worker does its work, idle or not."""
+        for child in psutil.Process(self.processes[name].pid).children():
+            child.kill()
 
     def kill_postgres(self) -> None:
         """Kill the database server and start it again."""
@@ -142,6 +166,11 @@ def kill_worker(cluster: Cluster, draw: random.Random) -> str:
     return "worker"
 
 
+def kill_child(cluster: Cluster, draw: random.Random) -> str:
+    cluster.kill_child(draw.choice(cluster.workers))
+    return "child"
+
+
 def kill_runner(cluster: Cluster, draw: random.Random) -> str:
     runners = cluster.runners()
     if not runners:
@@ -179,6 +208,7 @@ def freeze_worker(cluster: Cluster, draw: random.Random) -> str:
 
 FAULTS: dict[str, Callable[[Cluster, random.Random], str]] = {
     "worker": kill_worker,
+    "child": kill_child,
     "runner": kill_runner,
     "postgres": kill_postgres,
     "everything": kill_everything,
@@ -223,6 +253,13 @@ def is_over() -> bool:
     from webapp.runs.models import LIVE, Run
 
     return not Run.objects.filter(status__in=LIVE).exists()
+
+
+def position() -> object:
+    """Return how far the shards are: what changes while anything goes on."""
+    from webapp.runs.models import Shard
+
+    return list(Shard.objects.order_by("pk").values_list("stage__kind", "status", "attempt", "progress_done"))
 
 
 def outcome() -> dict[str, Any]:

@@ -23,15 +23,14 @@ from typing import Any
 
 import psutil
 
-from benchmarks.rating_client import RaterClient, Task, task_of
-from tests.workers.cluster import ROOT, set_up_django
+from benchmarks.rating_client import RaterClient, RefusedError, Task, task_of
+from tests.workers.cluster import ROOT, STILL_SECONDS, Patience, set_up_django
 from workers import commands
 from workers.embedded_postgres import EmbeddedPostgres
 from workers.lifeline import dying_with_me
 
 RATERS = 6
 ITEMS = 400  # more than anybody gets to
-LONGEST_SECONDS = 240
 MADE = re.compile(r"Answer (\d) to post (\d+)\.")  # the texts of made_campaign
 SAVED, AGAIN = "Saved.", "This answer was saved before. It counts once."
 
@@ -231,11 +230,11 @@ def made(raters: int) -> tuple[Any, list[str]]:
 def hurt(site: Site, people: list[Person], draw: random.Random, faults: list[str]) -> list[str]:
     """Do each fault after some more answers were acknowledged, and then wait for some more."""
     happened: list[str] = []
-    deadline = time.monotonic() + LONGEST_SECONDS
+    patience = Patience(site.folder)
     for fault in [*draw.sample(faults, len(faults)), ""]:
         enough = acknowledged(people) + draw.randint(10, 30)
         while acknowledged(people) < enough and not any(person.wrong for person in people):
-            assert time.monotonic() < deadline, (site.folder / "web.log").read_text()[-4000:]
+            patience.look((acknowledged(people), len(happened)))
             time.sleep(draw.uniform(0, 0.02))
         if fault:
             FAULTS[fault](site)
@@ -320,7 +319,7 @@ def _hurt_and_counted(site: Site, draw: random.Random, faults: list[str]) -> dic
     finally:
         stop.set()
         for thread in threads:
-            thread.join(60)
+            thread.join(STILL_SECONDS)
     seconds = time.monotonic() - began
     site.kill_postgres()  # nothing is read that only a living server remembers
     site.postgres.restart()
@@ -339,13 +338,13 @@ def _hurt_and_counted(site: Site, draw: random.Random, faults: list[str]) -> dic
 
 
 def _join_and_rate(person: Person, invitation: str) -> None:
-    while True:
+    while not person.stop.is_set():
         try:
             path = person.client.accept(invitation)
-            break
-        except (OSError, http.client.HTTPException):
-            time.sleep(0.1)  # the web process is still starting
-    person.rate(path)
+        except (OSError, http.client.HTTPException, RefusedError):
+            time.sleep(0.1)  # the web process or the database is still starting
+        else:
+            person.rate(path)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,13 @@ import psutil
 from rso_core.config import RunConfig
 from rso_core.plan import Plan
 from tests.rso_core.chain import Chain, toy_config
-from tests.workers.cluster import Cluster, cluster_in, is_over, outcome, set_up_django
+from tests.workers.cluster import Cluster, Patience, cluster_in, is_over, outcome, position, set_up_django
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 TRAININGS = ("sft", "reward_training", "policy_fitting")
 STEPS = 120
-LONGEST_SECONDS = 400
 # So many steps that a kill finds some done and some to do, and so small ones that samples still differ after them.
 TRAINING = {"max_steps": STEPS, "epochs": 120, "checkpoint_every": 3, "learning_rate": 0.001}
 
@@ -127,10 +126,11 @@ class Disturbance:
 
 
 def follow(cluster: Cluster, disturbance: Disturbance) -> None:
-    deadline = time.monotonic() + LONGEST_SECONDS
-    while not is_over() and time.monotonic() < deadline:
+    patience = Patience(cluster.folder)
+    while not is_over():
         cluster.start_missing()
         disturbance.go_on()
+        patience.look(position())
         time.sleep(0.05)
 
 

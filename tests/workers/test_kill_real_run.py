@@ -10,7 +10,7 @@ from tests.workers.cluster import run_script
 
 CASES = [(1, "policy_fitting"), *(pytest.param(seed, "report", marks=pytest.mark.slow) for seed in range(2, 5))]
 
-pytestmark = pytest.mark.timeout(600)  # on two busy processors
+pytestmark = pytest.mark.timeout(1800)  # the last resort: the script ends when nothing moves any more
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ in between went nowhere. Here threads wait for the one that binds, and the table
 """
 
 import fcntl
+import os
 import threading
 import time
 from pathlib import Path
@@ -18,6 +19,9 @@ from kombu.transport import TRANSPORT_ALIASES, filesystem
 from kombu.utils.json import dumps
 
 _BINDING = threading.Lock()
+# A worker may fork a new child at any time. A child that got this lock, or the open file below, in the hands of a thread that it
+# does not have would keep both for ever.
+os.register_at_fork(before=_BINDING.acquire, after_in_parent=_BINDING.release, after_in_child=_BINDING.release)
 
 
 class Channel(filesystem.Channel):  # type: ignore[misc]
