@@ -73,8 +73,8 @@ class AuditEntryAdmin(ReadOnlyAdmin):
     list_display = (moment("at", "when"), "actor_name", "action", "kind", "label", "shown_details")
     # No drill-down by date: it would read all entries that a search finds three times more.
     list_filter = ("at", "action", "kind")
-    search_fields = ("label", "=actor_name")
-    search_help_text = "Part of the name of the thing, or a person's whole name"
+    search_fields = ("label__contains",)
+    search_help_text = "Part of the name of the thing, capitals as written"
     fields = ("at", "actor_name", "action", "kind", "number", "label", "details")
 
     @display(description="details")
