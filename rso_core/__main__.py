@@ -246,6 +246,16 @@ def _import(options: argparse.Namespace) -> None:
         for file in options.files:
             finished = _import_one(run, file, options.kind, options.layout)
             print(f"{file}: artifact {finished}")
+            _say_rejected(run, finished)
+
+
+def _say_rejected(run: "LocalRun", digest: str) -> None:
+    """Say where the rejected rows of a dataset are listed, if there are any."""
+    from rso_core.importers import REJECTS
+
+    (rejects,) = run.store.files(digest, REJECTS)
+    if rejects.exists() and rejects.stat().st_size:
+        print(f"    the rejected rows, each with its line and reason: {rejects}")
 
 
 def _import_one(run: "LocalRun", file: str, kind: Any, layout: str) -> str:

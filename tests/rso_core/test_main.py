@@ -209,7 +209,10 @@ def test_import_says_what_was_kept_and_rejected(tmp_path: Path, capsys: pytest.C
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "a", "target": "b"}\n{"prompt": "a"}\n', encoding="utf-8")
     assert main(["import", str(file), "--kind", "sft", "--store", str(tmp_path / "store")]) == 0
-    assert "2 rows in, 1 kept, 1 rejected" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "2 rows in, 1 kept, 1 rejected" in said.err
+    (rejects,) = [line.rpartition(": ")[2] for line in said.out.splitlines() if "rejected rows" in line]
+    assert [json.loads(line)["line"] for line in Path(rejects).read_text(encoding="utf-8").splitlines()] == [2]
 
 
 @pytest.mark.parametrize(
