@@ -1,4 +1,4 @@
-"""β before it is chosen: what it would do with the rewards that a scoring stage has stored."""
+"""β and γ before they are chosen: what they would do with the rewards that a scoring stage has stored."""
 
 from functools import lru_cache
 from itertools import islice
@@ -6,6 +6,7 @@ from typing import Any
 
 from rso_core.artifacts import iterate_rows
 from rso_core.beta_choice import BetaFigures, figures_by_beta
+from rso_core.gamma_choice import GammaFigures, figures_by_gamma
 from webapp.accounts.models import User
 from webapp.runs.artifacts import store
 from webapp.runs.models import Run, Stage, Status
@@ -16,6 +17,13 @@ _LINES = (
     ("theorem1", "Theorem 1", "--dpo", "y", ":.1%"),
     ("ess", "effective sample size", "--slic", "y2", ":.1f"),
     ("rounds", "rounds", "--raft", "y2", ":.1f"),
+)
+
+
+_GAMMA_LINES = (
+    ("beyond", "pairs that the target policy wants further apart than 1/γ", "--slic"),
+    ("decided", "chance that sigmoid_norm gives the preferred one", "--rso"),
+    ("labelled", "chance by the rewards", "--dpo"),
 )
 
 
@@ -61,7 +69,39 @@ def _trace(found: list[BetaFigures], name: str, label: str, colour: str, axis: s
     }  # fmt: skip
 
 
+def gamma_figure(stage: Stage, num_samples: int, beta: float) -> dict[str, Any]:
+    """Return a chart of what each γ means for the losses, with pairs of the stage's rewards kept at β."""
+    found = _gamma_figures(store().url, stage.digest, num_samples, beta)
+    gammas = [item.gamma for item in found]
+    heads = ["γ", "1/γ, nats", *(label for _, label, _ in _GAMMA_LINES)]
+    return {
+        "data": [_gamma_trace(found, *line) for line in _GAMMA_LINES],
+        "layout": {
+            "height": 300, "showlegend": True,
+            "xaxis": {"type": "log", "title": {"text": "γ"}, "tickvals": gammas, "ticktext": [f"{gamma:g}" for gamma in gammas]},
+            "yaxis": {"tickformat": ".0%", "range": [0, 1.02]},
+        },
+        "table": {"heads": heads, "rows": [[item.gamma, item.margin, item.beyond, item.decided, item.labelled] for item in found]},
+    }  # fmt: skip
+
+
+def _gamma_trace(found: list[GammaFigures], name: str, label: str, colour: str) -> dict[str, Any]:
+    return {
+        "x": [item.gamma for item in found], "y": [getattr(item, name) for item in found], "name": label,
+        "mode": "lines+markers", "line": {"color": f"var({colour})", "dash": "dot" if name == "labelled" else "solid"},
+        "hovertemplate": f"γ %{{x:g}}<br>{label} %{{y:.1%}}<extra></extra>",
+    }  # fmt: skip
+
+
 @lru_cache(maxsize=64)
 def _figures(_: str, digest: str, num_samples: int) -> list[BetaFigures]:
-    rows = islice(iterate_rows(store().files(digest), ["rewards"]), _PROMPTS)
-    return figures_by_beta([row["rewards"] for row in rows], num_samples=num_samples)
+    return figures_by_beta(_rewards(digest), num_samples=num_samples)
+
+
+@lru_cache(maxsize=64)
+def _gamma_figures(_: str, digest: str, num_samples: int, beta: float) -> list[GammaFigures]:
+    return figures_by_gamma(_rewards(digest), num_samples=num_samples, beta=beta)
+
+
+def _rewards(digest: str) -> list[Any]:
+    return [row["rewards"] for row in islice(iterate_rows(store().files(digest), ["rewards"]), _PROMPTS)]

@@ -47,6 +47,7 @@ class Preview:
     digest: str
     scoring: Stage | None  # rewards that are known already: what β would do with them can be shown
     num_samples: int
+    beta: float | str  # "inf" where it is infinite, as in a recipe
 
     @property
     def to_do(self) -> list[PreviewStage]:
@@ -78,8 +79,11 @@ def make_preview(config: RunConfig, user: User) -> Preview:
     )  # fmt: skip
     warnings = (*plan.warnings, *_warnings(config, plan))
     scoring = scoring_of([stage.fingerprint for stage in plan.stages], user)
-    kept = config.rejection_sampling.num_samples
-    return Preview(stages, plan.counts, warnings, profile, dump_run_config(config), digest_of(config), scoring, kept)
+    chosen = config.rejection_sampling.model_dump(mode="json")
+    return Preview(
+        stages, plan.counts, warnings, profile, dump_run_config(config), digest_of(config), scoring,
+        chosen["num_samples"], chosen["beta"],
+    )  # fmt: skip
 
 
 def digest_of(config: RunConfig) -> str:

@@ -11,6 +11,7 @@ urlpatterns = [
     path("new/", views_new_run.new_run, name="new_run"),
     path("new/profile/<int:pk>/", views_new_run.profile, name="new_run_profile"),
     path("beta/<int:pk>/", views_new_run.beta_help, name="beta_help"),
+    path("gamma/<int:pk>/", views_new_run.gamma_help, name="gamma_help"),
     path("<int:pk>/", views_runs.run, name="run"),
     path("<int:pk>/live/", views_runs.run_live, name="run_live"),
     path("<int:pk>/curves/", views_runs.run_curves_live, name="run_curves"),

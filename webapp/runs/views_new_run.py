@@ -14,7 +14,7 @@ from rso_core.errors import UserError
 from webapp.accounts.access import SignedInRequest, researcher_required
 from webapp.accounts.models import User
 from webapp.runs import services
-from webapp.runs.beta_help import beta_figure, visible_scoring
+from webapp.runs.beta_help import beta_figure, gamma_figure, visible_scoring
 from webapp.runs.exports import download
 from webapp.runs.forms import Choices, References, RunForm, flatten, prefill, preset_data, read_recipe, schema_fields
 from webapp.runs.length_profile import ProfileView, profile_view
@@ -215,11 +215,28 @@ def profile(request: SignedInRequest, pk: int) -> HttpResponse:
 @artifacts_needed
 def beta_help(request: SignedInRequest, pk: int) -> JsonResponse:
     """Return a chart of what β would do with the rewards of a finished scoring stage."""
+    return JsonResponse(beta_figure(*_rewards_asked_for(request, pk)))
+
+
+@require_safe
+@researcher_required
+@artifacts_needed
+def gamma_help(request: SignedInRequest, pk: int) -> JsonResponse:
+    """Return a chart of what γ means for the losses, with the rewards of a finished scoring stage kept at β."""
+    stage, kept = _rewards_asked_for(request, pk)
+    try:
+        return JsonResponse(gamma_figure(stage, kept, float(request.GET.get("beta", "0.5"))))
+    except ValueError as error:  # no number, or a β at which there is no target to compare with
+        raise Http404(str(error)) from error
+
+
+def _rewards_asked_for(request: SignedInRequest, pk: int) -> tuple[Stage, int]:
+    """Return a finished scoring stage and how many candidates are kept. Raises Http404."""
     stage, kept = visible_scoring(request.user, pk), request.GET.get("num_samples", "8")
     if stage is None or not (kept.isascii() and kept.isdecimal() and 1 < int(kept[:5]) <= _MOST_KEPT):
         message = "there are no such rewards, or they are of a run that you may not see."
         raise Http404(message)
-    return JsonResponse(beta_figure(stage, int(kept)))
+    return stage, int(kept)
 
 
 def _visible_profile(request: SignedInRequest, pk: int) -> ProfileView:
