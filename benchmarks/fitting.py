@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.fitting_ours import random_t5, with_references
 from benchmarks.flops import grouped_flops, matrices_of
-from benchmarks.harness import Side, best_setting, compare, dtype, finish, parser, peer_python, require
+from benchmarks.harness import Side, compare, dtype, finish, parser, peer_python, require, tuned
 from benchmarks.texts import Group, cut_groups, described, grouped_tokens, pairs_as_groups, plain_tokens, real_groups
 
 # The size of T5 small: 60M weights.
@@ -94,7 +94,7 @@ def _tuned(name: str, peer: Side, options: argparse.Namespace) -> Side:
     if options.untuned:
         return replace(peer, settings=peer.settings | candidates[0])
     pairs = peer.settings["pairs"]
-    return best_setting(peer, candidates, options, name=name, small={"pairs": pairs[: max(8, len(pairs) // 4)]})
+    return tuned(peer, candidates, options, name=name, small={"pairs": pairs[: max(8, len(pairs) // 4)]})
 
 
 def _against_trl(

@@ -284,10 +284,17 @@ def best_setting(
     return replace(side, settings=side.settings | candidates[best] | {"tried": tried})
 
 
-def tuned(side: Side, candidates: Sequence[dict[str, Any]], options: argparse.Namespace, *, name: str) -> Side:
+def tuned(
+    side: Side,
+    candidates: Sequence[dict[str, Any]],
+    options: argparse.Namespace,
+    *,
+    name: str,
+    small: Mapping[str, Any] | None = None,
+) -> Side:
     """Return `side` with its best setting for the result `name`, or that of the result that --tuned-by names."""
     if options.tuned_by is None:
-        return best_setting(side, candidates, options, name=name)
+        return best_setting(side, candidates, options, name=name, small=small)
     found = json.loads((options.results / f"{options.tuned_by}.json").read_text(encoding="utf-8"))
     chosen = {name: found["peer"]["settings"][name] for name in (*candidates[0], "tried")}
     return replace(side, settings=side.settings | chosen)
