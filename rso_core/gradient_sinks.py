@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 17  # numbers added at once: half a megabyte in float32
+BLOCK = 1 << 18  # numbers added at once: a megabyte in float32
 _PRODUCT = 1 << 21  # numbers of a product that are made before they are added
 
 

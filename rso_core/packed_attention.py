@@ -12,7 +12,7 @@ from torch import Tensor
 from rso_core.packed_layout import Layout, Rows
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - the only one that tells its log-sum-exp
-_SCORES = 1 << 18  # attention scores at once in the backward pass: 1 MB in float32
+_SCORES = 1 << 20  # attention scores at once in the backward pass: 4 MB in float32
 
 
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, *, layout: Layout, scaling: float | None) -> Tensor:
