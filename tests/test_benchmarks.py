@@ -135,7 +135,11 @@ def test_two_sides_are_compared_in_processes_of_their_own_in_alternating_order(
     (tmp_path / "measured_side.py").write_text(SIDE, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     options = harness.parser("").parse_args(["--rounds", "2", "--threads", "1", "--results", str(tmp_path / "results")])
-    ours = harness.Side("ours", "measured_side", {"megabytes": 1, "seconds": 1.0, "ids": [*range(999)]})
+    ours = harness.Side(
+        "ours",
+        "measured_side",
+        {"megabytes": 1, "seconds": 1.0, "ids": [*range(999)], "pairs": [{"prompt": [*range(99)], "text": "good"}]},
+    )
     slow, fast = {"seconds": 9.0}, {"seconds": 3.0}
     peer = harness.best_setting(harness.Side("peer", "measured_side", {"megabytes": 64}), [slow, fast], options)
 
@@ -149,8 +153,10 @@ def test_two_sides_are_compared_in_processes_of_their_own_in_alternating_order(
     assert found["memory_ratio"] < 1
     assert found["peak_bytes"]["peer"] - found["peak_bytes"]["ours"] > 50 << 20
     assert found["ours"]["facts"] == {"loaded": True}
-    assert found["ours"]["settings"] | {"ids": ""} == {"megabytes": 1, "seconds": 1.0, "ids": ""}
-    assert re.fullmatch("sha256:[0-9a-f]{64}", found["ours"]["settings"]["ids"])  # texts stay out of results
+    described = found["ours"]["settings"]
+    assert described | {"ids": "", "pairs": ""} == {"megabytes": 1, "seconds": 1.0, "ids": "", "pairs": ""}
+    for name in ("ids", "pairs"):  # texts stay out of results
+        assert re.fullmatch("sha256:[0-9a-f]{64}", described[name])
     assert harness.save(found, options.results).name == "toy.json"
 
     options.more, options.rounds = True, 1
