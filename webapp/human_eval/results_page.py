@@ -25,7 +25,7 @@ class Row:
     quality: Rate | None = None
     vote_share_two_way: Rate | None = None  # over raters too
     quality_two_way: Rate | None = None
-    rates: Sequence[Rate | None] = ()
+    rates: Sequence[tuple[Rate | None, str]] = ()  # of other measures, with why one says nothing
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,12 @@ def results_page(campaign: Campaign, systems: list[ShownSystem], figures: Figure
 def _rows(systems: Sequence[ShownSystem], found: Mapping[str, Any]) -> list[Row]:
     keys = [key for key, _ in measures_of(systems)]
     rows = [
-        Row(system.label, system, **found["systems"][system.index], rates=[system.rates.get(key) for key in keys])
+        Row(
+            system.label, system, **found["systems"][system.index],
+            rates=[(system.rates.get(key), system.doubts.get(key, "")) for key in keys],
+        )
         for system in systems
-    ]
+    ]  # fmt: skip
     same = Row("About the same", None, found["same"], found["same_share"])
     return [*rows, same, Row("No majority", None, found["no_majority"], None)]
 

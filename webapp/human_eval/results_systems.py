@@ -7,7 +7,7 @@ from typing import Any
 from webapp.accounts.models import User
 from webapp.human_eval.models import Campaign, System
 from webapp.runs.models import Run, RunStage, Status
-from webapp.runs.run_results import system_of
+from webapp.runs.run_results import DOUBT, is_doubtful, system_of
 from webapp.runs.sharing import may_change
 
 MEASURES = {"proxy": "Proxy", "gold": "Gold", "auto_sxs": "AutoSxS"}
@@ -27,6 +27,7 @@ class ShownSystem:
     run: Run | None
     hidden_run: bool  # there is one, which this person may not see
     rates: Mapping[str, Any]  # by the keys of MEASURES; {value, low, high, n}
+    doubts: Mapping[str, str]  # by the same keys: why a rate says nothing
 
     @property
     def style(self) -> str:
@@ -43,7 +44,7 @@ def shown_systems(campaign: Campaign, user: User) -> list[ShownSystem]:
     return [
         ShownSystem(
             row.index, row.label, row.get_kind_display(), colours[row.index], row.is_reference, visible.get(row.index),
-            row.run_id is not None and row.index not in visible, _rates(row, reports),
+            row.run_id is not None and row.index not in visible, *_rates(row, reports),
         )
         for row in rows
     ]  # fmt: skip
@@ -59,10 +60,12 @@ def _reports(runs: Sequence[Run]) -> dict[int, dict[str, Any]]:
     return dict(done.values_list("run", "stage__summary"))
 
 
-def _rates(row: System, reports: Mapping[int, Mapping[str, Any]]) -> Mapping[str, Any]:
+def _rates(row: System, reports: Mapping[int, Mapping[str, Any]]) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+    """Return a system's win rates in its run, and why some of them say nothing."""
     part = {System.Kind.POLICY: "policy", System.Kind.SFT: "sft"}.get(System.Kind(row.kind))
     report = reports.get(row.run_id or 0, {})
-    return report.get(part) or {} if part else {}
+    rates = report.get(part) or {} if part else {}
+    return rates, {key: DOUBT for key in rates if is_doubtful(key, report)}
 
 
 def _colours(rows: Sequence[System]) -> dict[int, str]:

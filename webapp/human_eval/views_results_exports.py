@@ -25,7 +25,7 @@ from webapp.runs.exports import csv_lines, download
 
 _RESULT_COLUMNS = (
     "system", "kind", "run", "chosen", "chosen_low", "chosen_high", "vote_share", "vote_share_low", "vote_share_high",
-    "quality", "quality_low", "quality_high", "items", *MEASURES,
+    "quality", "quality_low", "quality_high", "items", *MEASURES, "doubt",
 )  # fmt: skip
 
 
@@ -73,6 +73,7 @@ def _result_row(row: Row) -> dict[str, Any]:
         run = row.system.run
         values |= {"kind": row.system.kind, "run": run.name if run else ""}
         values |= {key: row.system.rates[key]["value"] for key in MEASURES if row.system.rates.get(key)}
+        values["doubt"] = "; ".join(f"{MEASURES[key]}: {doubt}" for key, doubt in row.system.doubts.items())
     for name in ("chosen", "vote_share", "quality"):
         rate = getattr(row, name)
         if rate:

@@ -26,6 +26,7 @@ _SYSTEMS = {
     ("above_threshold", "cross_entropy"): ("ReST", "--rest"),
 }
 _METRICS = {"proxy": "Proxy win rate", "gold": "Gold win rate", "auto_sxs": "AutoSxS"}
+DOUBT = "judge not better than chance"
 _JUDGED = {"auto_sxs_sft": "SFT", "auto_sxs_policy": "policy"}
 _TERMS = {"proxy": "proxy_win_rate", "gold": "gold_win_rate", "auto_sxs": "auto_sxs"}  # in the glossary
 
@@ -60,7 +61,7 @@ class Rate:
     def verdict(self) -> str:
         """Return "clear" when the 95 % interval of the paired difference excludes 0."""
         if self.doubtful:
-            return "judge not better than chance"
+            return DOUBT
         return "clear" if self.difference["low"] > 0 or self.difference["high"] < 0 else "not distinguishable"
 
     @property
@@ -151,15 +152,14 @@ def run_results(run: Run) -> Results:
 
 def _rates(report: Mapping[str, Any]) -> list[Rate]:
     return [
-        Rate(
-            key, title, report["sft"][key], report["policy"][key], report["difference"][key], _is_doubtful(key, report)
-        )
+        Rate(key, title, report["sft"][key], report["policy"][key], report["difference"][key], is_doubtful(key, report))
         for key, title in _METRICS.items()
         if report and all(report[part].get(key) for part in ("sft", "policy", "difference"))
     ]
 
 
-def _is_doubtful(key: str, report: Mapping[str, Any]) -> bool:
+def is_doubtful(key: str, report: Mapping[str, Any]) -> bool:
+    """Return whether a metric of a report says nothing, for DOUBT."""
     return key == "auto_sxs" and not report.get("judge", {}).get("better_than_chance")
 
 

@@ -3,9 +3,11 @@
 import pytest
 from django.test import Client
 
+from rso_core.config import RunConfig
+from tests.webapp.graphs import stage_of
 from tests.webapp.human_eval.made_campaigns import answer, expire, known_item, made_campaign, made_rater, verdict
 from tests.webapp.human_eval.test_results_figures import CHOICES, rated
-from tests.webapp.made_runs import signed_in
+from tests.webapp.made_runs import config_of, finish_run, imported, launched, signed_in
 from webapp.accounts.models import AuditEntry, Role, User
 from webapp.human_eval import assignment
 from webapp.human_eval.models import Answer, Campaign, Exclusion, Flag, Item, Response
@@ -243,3 +245,27 @@ def test_known_items_have_no_neighbour_beyond_the_last(researcher: User) -> None
     assert client.get(f"/campaigns/{campaign.pk}/items/2/").context["beside"] == {"before": first, "after": None}
     assert client.get(f"/campaigns/{campaign.pk}/items/0/").status_code == 404
     assert Item.objects.count() == 2
+
+
+def test_auto_sxs_of_a_judge_at_chance_is_greyed_with_its_reason(researcher: User) -> None:
+    imported(researcher)
+    campaign, judge = rated(researcher), {"judge": {"backend": "model", "model": "tiny"}}
+    run = launched(researcher, RunConfig.model_validate(config_of("judged").model_dump() | judge))
+    finish_run(run)
+    campaign.systems.filter(index=0).update(kind="policy", run=run)
+    client = signed_in(researcher)
+
+    def shown() -> tuple[str, str]:
+        pages = (client.get(f"/campaigns/{campaign.pk}/{page}") for page in ("results/", "results.csv"))
+        return tuple(b"".join(page).decode() for page in pages)
+
+    page, table = shown()
+    assert "AutoSxS win rate" in page
+    assert "not better than chance" not in page + table
+
+    report = stage_of(run, "report")
+    report.summary["judge"]["better_than_chance"] = False
+    report.save()
+    page, table = shown()
+    assert page.count("doubtful") == page.count("judge not better than chance") == 1
+    assert "AutoSxS: judge not better than chance" in table
