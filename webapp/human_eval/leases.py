@@ -50,12 +50,13 @@ def _parts(rater: Rater) -> QuerySet[Participation]:
     return parts.filter(rater=rater)
 
 
-# Taken in two statements of one round trip: the second begins when the lock is held, so it sees what was done before.
+# Two statements of one round trip: the second begins when the lock is held, so it sees what was done before. Its time is the
+# clock's, as `statement_timestamp` is when both arrived, which may be before whoever held the lock was through.
 _LOCKED = f"""
 SELECT FROM human_eval_participation WHERE rater_id = %(rater)s AND campaign_id = (
     SELECT campaign_id FROM human_eval_slot WHERE token = %(token)s::uuid AND rater_id = %(rater)s
 ) FOR NO KEY UPDATE;
-SELECT statement_timestamp(), {columns(Slot, "slot")}, {columns(Item, "item")}, {columns(Participation, "part")},
+SELECT clock_timestamp(), {columns(Slot, "slot")}, {columns(Item, "item")}, {columns(Participation, "part")},
        {columns(Campaign, "campaign")}
 FROM human_eval_slot AS slot
 JOIN human_eval_item AS item ON item.id = slot.item_id
