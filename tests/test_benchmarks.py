@@ -107,7 +107,8 @@ def tree(path: Path) -> Path:
     """Write preferences in a layout that the importers know."""
     rows = [
         {
-            "prompt": f"the cat sat on the mat {n}",
+            # Words that the toy model knows: it reads every number as the same unknown one.
+            "prompt": "the cat sat on the mat " + " ".join(("a", "the")[int(bit)] for bit in f"{n:06b}"),
             "chosen": "a good dog ran " * (n + 1),
             "rejected": "the bad tree " * 3,
         }
