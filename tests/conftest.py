@@ -80,7 +80,13 @@ def server_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings(server_url: str) -> None:
+def django_db_keepdb(request: pytest.FixtureRequest) -> bool:
+    """Drop no database of a server that goes away with its folder: a thread that a test left may still hold a connection."""
+    return "DATABASE_URL" not in os.environ or bool(request.config.getvalue("reuse_db"))
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(server_url: str, django_db_modify_db_settings_parallel_suffix: None) -> None:
     """Point Django, whose settings were read before any fixture, at that server."""
     os.environ["DATABASE_URL"] = server_url
     connections["default"].settings_dict.update(environment.database("DATABASE_URL"))

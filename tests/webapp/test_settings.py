@@ -201,6 +201,7 @@ def body_of(client: Client, path: str) -> bytes:
     return body
 
 
+@pytest.mark.django_db  # closing an answer looks at the connection that an earlier test may have opened
 def test_charts_come_from_the_installed_package_and_nothing_else_of_it_is_served(client: Client) -> None:
     assert b"plotly.js v" in body_of(client, "/static/plotly/plotly.min.js")[:200]
     assert client.get("/static/plotly/widgetbundle.js").status_code == 404

@@ -110,7 +110,8 @@ def resume_study(*, study: Study, by: User) -> None:
 def extend_study(*, study: Study, by: User, seeds: Sequence[int], values: Mapping[str, Iterable[Any]]) -> int:
     """Add seeds or values of the grid; return how many cells are new. Raises UserError."""
     with transaction.atomic():
-        study = Study.objects.select_for_update().get(pk=study.pk)  # somebody else may have extended it just now
+        # Somebody else may have extended it just now.
+        study.definition = Study.objects.select_for_update().get(pk=study.pk).definition
         plan = studies.extended(study.plan, seeds=seeds, grid=values)
         before = study.cells.count()
         study.definition = plan.model_dump_json()

@@ -181,14 +181,16 @@ def test_a_resumed_study_goes_on_with_the_runs_it_has(browser: Client, researche
 def test_extensions_from_several_tabs_at_once_all_count(browser: Client, researcher: User) -> None:
     study = started(browser, researcher, preset="table_3", seeds="0")
 
+    tabs = {seed: Study.objects.get(pk=study.pk) for seed in range(1, 5)}
+
     def extend(seed: int) -> None:
         try:
-            services.extend_study(study=study, by=researcher, seeds=[seed], values={})
+            services.extend_study(study=tabs[seed], by=researcher, seeds=[seed], values={})
         finally:
             connection.close()
 
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(extend, range(1, 5)))
+        list(threads.map(extend, tabs))
     study.refresh_from_db()
     assert sorted(study.plan.seeds) == [0, 1, 2, 3, 4]
     assert study.cells.count() == 15
