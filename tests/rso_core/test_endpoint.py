@@ -139,6 +139,7 @@ def test_a_server_that_hangs_or_drips_is_left_after_the_timeout(silence: Any) ->
 @pytest.mark.parametrize(
     "after",
     ["0.4", format_datetime(dt.datetime.now(dt.UTC) + dt.timedelta(days=1)), "soon", "-5", "0"],
+    ids=["seconds", "tomorrow", "no time", "negative", "at once"],  # a name with a time in it is not found again
 )
 def test_the_delay_is_the_one_asked_for_within_bounds(after: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONGEST_DELAY", 0.5)
