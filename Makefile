@@ -62,11 +62,12 @@ browser:
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || echo "Chromium could not be installed" >&2; \
 	fi
 
-# Files of tests side by side, each worker with a database of its own; what a file shares is made once.
+# Files of tests side by side, each worker with a database of its own and one thread: more threads than cores wait for each
+# other most of the time. What a file shares is made once.
 AT_ONCE := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test: $(STAMP) browser ## Run the tests (ARGS="-k words" for some of them, then without the coverage gate)
-	@$(PY) -m pytest -m "not slow" $(if $(ARGS),$(ARGS),$(AT_ONCE) --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE))
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" $(if $(ARGS),$(ARGS),$(AT_ONCE) --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE))
 
 test-long: $(STAMP) browser ## Run all tests: more seeds, more sizes
 	@$(PY) -m pytest $(ARGS)
