@@ -131,7 +131,7 @@ def _setting(text: str) -> tuple[str, Any]:
     if not equals:
         message = f"a setting is written NAME=VALUE, for example --set fitting.gamma=0.1; received {text!r}"
         raise UserError(message)
-    return name, yaml.safe_load(value)
+    return name, yaml.safe_load(value) if value else ""  # YAML takes nothing for null
 
 
 def _local_run(options: argparse.Namespace) -> "LocalRun":
