@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import lru_cache
 from itertools import accumulate, islice
 from typing import Any
 
@@ -13,6 +13,7 @@ from rso_core.artifacts import Row, iterate_rows, read_table
 from rso_core.run_data import assign_split
 from rso_core.vocabulary import COLUMNS, SPLITS, DatasetKind
 from webapp.runs.artifacts import store
+from webapp.runs.text_search import rows_with
 
 PAGE_SIZE = 10
 REJECTS = "rejects.jsonl"
@@ -55,10 +56,7 @@ def row_page(digest: str, kind: DatasetKind, *, words: str = "", number: int = 1
 @lru_cache(maxsize=32)  # an artifact never changes, and what was found is looked through page by page
 def _matching(digest: str, kind: DatasetKind, words: str) -> Any:
     """Return the places of the rows in whose texts `words` stands."""
-    columns = ("prompt", *_RESPONSES[kind])
-    table = read_table(store().files(digest), columns)
-    masks = (pc.match_substring(table[name], words, ignore_case=True) for name in columns)
-    return pc.indices_nonzero(reduce(pc.or_, masks))
+    return pc.indices_nonzero(rows_with(digest, ("prompt", *_RESPONSES[kind]), words))
 
 
 def _shown(row: Row, kind: DatasetKind) -> Row:

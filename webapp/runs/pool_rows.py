@@ -6,7 +6,7 @@ histogram of its rewards) is remembered by digest. A request reads the rows it s
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, reduce
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from rso_core.artifacts import Row, read_table
 from webapp.runs.artifacts import store
+from webapp.runs.text_search import rows_with
 
 PAGE_SIZE = 25
 _BINS = 40
@@ -72,7 +73,7 @@ def prompt_page(digest: str, *, words: str = "", after: int = 0) -> PromptPage:
     names = [name for name in _KEPT_COLUMNS if name in _schema(files[0]).names]
     table = read_table(files, names)
     if words:
-        places = pc.indices_nonzero(pc.match_substring(table["prompt"], words, ignore_case=True)).to_numpy()
+        places = pc.indices_nonzero(rows_with(digest, ("prompt",), words)).to_numpy()
     else:
         places = np.arange(table.num_rows, dtype=np.uint64)
     return _page(table, places, after)
@@ -108,11 +109,9 @@ def _human_prompts(digest: str) -> _HumanPrompts:
 @lru_cache(maxsize=32)  # what was found is looked through page by page
 def _first_with(digest: str, words: str) -> Any:
     """Return the first pair of each prompt of which a pair has the words."""
-    columns = ("prompt", "chosen", "rejected")
-    table = read_table(store().files(digest), columns)
-    masks = (pc.match_substring(table[name], words, ignore_case=True) for name in columns)
+    found = rows_with(digest, ("prompt", "chosen", "rejected"), words).to_numpy()
     prompts = _human_prompts(digest)
-    return prompts.first[np.unique(prompts.number[reduce(pc.or_, masks).to_numpy()])]
+    return prompts.first[np.unique(prompts.number[found])]
 
 
 def _page(table: pa.Table, places: Any, after: int) -> PromptPage:
