@@ -300,10 +300,9 @@ def _study(owner: Any, seeds: int) -> int:
 
 def fill_study(study: Any) -> None:
     """Give every cell of a study a finished run that is in no study and takes its pairs from where the cell does."""
-    from rso_core.studies import cells
     from webapp.runs.models import Run
 
-    source_of = {(cell.arm, cell.seed): cell.config.pairs.pair_source for cell in cells(study.plan)}
+    source_of = {(cell.arm, cell.seed): cell.config.pairs.pair_source for cell in study.planned_cells}
     for cell in study.cells.filter(run=None):
         finished = Run.objects.filter(status="done", study_cells=None)
         source = source_of[cell.arm, cell.seed]

@@ -38,14 +38,14 @@ def start_study(*, plan: studies.Study, user: User, token: UUID | None = None) -
         study = Study.objects.create(
             owner=user, name=plan.name, preset=plan.preset, definition=plan.model_dump_json(), launch_token=token
         )
-        _add_cells(study, plan)
+        _add_cells(study)
         record(user, "started", study, cells=study.cells.count())
     return study
 
 
-def _add_cells(study: Study, plan: studies.Study) -> None:
+def _add_cells(study: Study) -> None:
     """Create the cells that the study does not have yet, and ask for the data they need."""
-    found = studies.cells(plan)
+    found = study.planned_cells
     _ask_for_data([cell.config for cell in found], study.owner)
     known = set(study.cells.values_list("arm", "seed"))
     rows = [
@@ -116,7 +116,7 @@ def extend_study(*, study: Study, by: User, seeds: Sequence[int], values: Mappin
         before = study.cells.count()
         study.definition = plan.model_dump_json()
         study.save(update_fields=["definition"])
-        _add_cells(study, plan)
+        _add_cells(study)
         added = study.cells.count() - before
         if added:
             record(by, "extended", study, cells=added)
