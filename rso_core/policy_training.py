@@ -54,14 +54,13 @@ def fit_policy(  # noqa: PLR0913 - as every training, plus snapshots
     steps, before the checkpoint of that step exists, so that a resumed fit has them all. Raises UserError when the
     first loss is not what it must be while π_θ = π_sft.
     """
-    snapshots = snapshot_steps(num_steps(len(pairs), training), training["num_checkpoints"])
     objective = Objective[Row](
         section="fitting",
         items=pairs,
         loss=lambda batch: pair_loss(lm, [drawn.item for drawn in batch], training),
         sizes=_sizes(pairs, shared=shares_prompts(lm) and not training["dropout"]),
         check_first=lambda values: _check_start(values["loss"], training, lm.dtype),
-        after_step=lambda step: save_snapshot(step) if step in snapshots else None,
+        after_step=at_snapshots(len(pairs), training, save_snapshot),
     )
     return train(lm, objective, training, seed=seed, checkpoint_dir=checkpoint_dir, attempt=attempt, emit=emit)
 
@@ -77,6 +76,14 @@ def _sizes(pairs: Sequence[Row], *, shared: bool) -> Sizes:
         responses = np.array([len(pair["chosen_token_ids"]) + len(pair["rejected_token_ids"]) for pair in pairs])
         blocks = [pair["prompt_id"] for pair in pairs]
     return Sizes(responses, prompts, blocks) if shared else Sizes(responses + 2 * prompts, None, blocks)
+
+
+def at_snapshots(
+    count: int, training: Mapping[str, Any], save_snapshot: Callable[[int], None]
+) -> Callable[[int], None]:
+    """Return what a fit on `count` items does after a step: at `num_checkpoints` evenly spaced ones, save a snapshot."""
+    steps = snapshot_steps(num_steps(count, training), training["num_checkpoints"])
+    return lambda step: save_snapshot(step) if step in steps else None
 
 
 def snapshot_steps(total: int, count: int) -> set[int]:

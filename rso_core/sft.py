@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from rso_core.data_order import num_steps
 from rso_core.grouped_forward import Group, response_log_probs
 from rso_core.micro_batches import Sizes
-from rso_core.policy_training import snapshot_steps
+from rso_core.policy_training import at_snapshots
 from rso_core.protocol import Event
 from rso_core.token_rows import TokenRows
 from rso_core.training import BatchLoss, Drawn, Objective, train
@@ -76,11 +75,8 @@ def fit_on_targets(  # noqa: PLR0913 - as every training, plus snapshots
 
     `training` is the JSON of a FittingConfig; snapshots are those of `policy_training.fit_policy`.
     """
-    snapshots = snapshot_steps(num_steps(len(examples), training), training["num_checkpoints"])
-    objective = replace(
-        _objective(lm, examples, "fitting"),
-        after_step=lambda step: save_snapshot(step) if step in snapshots else None,
-    )
+    after_step = at_snapshots(len(examples), training, save_snapshot)
+    objective = replace(_objective(lm, examples, "fitting"), after_step=after_step)
     return train(lm, objective, training, seed=seed, checkpoint_dir=checkpoint_dir, attempt=attempt, emit=emit)
 
 
