@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 
 from rso_core.errors import UserError
 from webapp.human_eval.models import Answer, Campaign, EndedLease, Item, Participation, Rater, Slot
-from webapp.human_eval.rows import columns, first_row, made, update, width
+from webapp.human_eval.rows import columns, first_row, made_each, update
 
 LOST = "this task is not yours any more; go on with the next one"
 _SEATED = ("status", "rater", "order", "token", "claimed", "shown", "lease_expires", "ahead", "active_ms", "draft")
@@ -76,11 +76,7 @@ def locked_lease(token: UUID, rater: Rater) -> tuple[Participation, Slot | Ended
     if row is None:
         return _locked_ended_lease(token, rater)
     now, *values = row
-    found: list[Any] = []
-    for model in (Slot, Item, Participation, Campaign):
-        found.append(made(model, values[: width(model)]))
-        values = values[width(model) :]
-    slot, slot.item, part, part.campaign = found
+    slot, slot.item, part, part.campaign = made_each((Slot, Item, Participation, Campaign), values)
     slot.now, slot.campaign, slot.rater, part.rater = now, part.campaign, rater, rater
     return part, slot
 

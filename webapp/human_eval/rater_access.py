@@ -21,7 +21,7 @@ from django.middleware.csrf import rotate_token
 from rso_core.errors import UserError
 from webapp.accounts.models import Role, User
 from webapp.human_eval.models import Campaign, Invitation, PanelLink, Participation, Rater
-from webapp.human_eval.rows import columns, first_row, made, width
+from webapp.human_eval.rows import columns, first_row, made_each
 from webapp.runs.text import storable
 
 P = ParamSpec("P")
@@ -103,10 +103,8 @@ def _rater(column: str, key: int, pk: Any) -> tuple[Rater | None, Participation 
     row = first_row(_RATER.format(column=column), {"key": key, "campaign": pk})
     if row is None:
         return None, None
-    at, until = width(Rater), width(Rater) + width(Participation)
-    rater, part = made(Rater, row[:at]), made(Participation, row[at:until])
-    campaign = made(Campaign, row[until:])
-    if part is not None and campaign is not None and rater is not None:
+    rater, part, campaign = made_each((Rater, Participation, Campaign), row)
+    if part is not None:
         part.campaign, part.rater = campaign, rater
     return rater, part
 

@@ -53,6 +53,16 @@ def made(model: type[Row], values: Sequence[Any]) -> Row | None:
     return model.from_db("default", _names(model), row)
 
 
+def made_each(models: Sequence[type[Model]], values: Sequence[Any]) -> list[Any]:
+    """Return the objects of a joined row, which holds the values of each model's `columns` one after the other."""
+    found, start = [], 0
+    for model in models:
+        end = start + width(model)
+        found.append(made(model, values[start:end]))
+        start = end
+    return found
+
+
 def insert(row: Model) -> None:
     """Write a new object as a row, and give it its key."""
     statement, fields = _insertion(type(row))
