@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,7 +17,7 @@ SLOT_FIELDS = tuple(field.attname for field in Slot._meta.concrete_fields)  # no
 # Two tabs of a rater act one after the other. The next statement starts after the lock is held, so it sees what the
 # one before did.
 LOCK = """
-SELECT FROM human_eval_participation WHERE campaign_id = %(campaign)s AND rater_id = %(rater)s FOR NO KEY UPDATE;
+SELECT FROM human_eval_participation WHERE campaign_id = %(campaign)s AND rater_id = %(rater)s FOR NO KEY UPDATE
 """
 
 # What a rater has had of a campaign, qualification aside. An item's kind is looked up row by row: a join would let the
@@ -66,6 +67,8 @@ AND NOT EXISTS (SELECT FROM human_eval_skip AS skip WHERE skip.item_id = slot.it
 
 # `held`: the lease I have, whether or not it has run out. `fresh`: an open slot; locked ones are somebody else's in a
 # moment. `expired`: one whose lease has run out. Conditions on the locked row are checked again once it is locked.
+# While there are open slots nobody gets an expired one, so a claim asks for one only when there was no other: what a
+# statement might have done costs as much as what it does.
 _CLAIM = f"""
 WITH me AS MATERIALIZED ({_NEXT}),
 held AS MATERIALIZED (
@@ -82,23 +85,12 @@ fresh AS MATERIALIZED (
     ORDER BY slot.priority, slot.id LIMIT 1
     FOR NO KEY UPDATE OF slot SKIP LOCKED
 ),
-expired AS MATERIALIZED (
-    SELECT slot.* FROM human_eval_slot AS slot
-    WHERE slot.campaign_id = %(campaign)s AND slot.status = 'leased' AND slot.lease_expires < statement_timestamp()
-      AND (SELECT next = 'main' FROM me) AND NOT EXISTS (SELECT FROM held) AND NOT EXISTS (SELECT FROM fresh)
-      AND EXISTS (SELECT FROM human_eval_item AS item WHERE item.id = slot.item_id AND item.kind = 'main') AND {NOT_MINE}
-    ORDER BY slot.priority, slot.id LIMIT 1
-    FOR NO KEY UPDATE OF slot SKIP LOCKED
-),
-ended AS (
-    INSERT INTO human_eval_endedlease (token, item_id, slot_id, rater_id, "order", claimed, shown, active_ms, draft, why)
-    SELECT token, item_id, id, rater_id, "order", claimed, shown, active_ms, draft, 'taken' FROM expired
-),
+{{expired}}
 picked AS (
     SELECT id, token, "order", ahead AND %(ahead)s AS ahead, claimed, shown, active_ms, draft FROM held
     UNION ALL
     SELECT slot.id, %(token)s::uuid, {ORDER_SQL}, %(ahead)s, statement_timestamp(), NULL, 0, NULL
-    FROM (SELECT * FROM fresh UNION ALL SELECT * FROM expired) AS slot
+    FROM ({{found}}) AS slot
     JOIN human_eval_item AS item ON item.id = slot.item_id
 ),
 claimed AS (
@@ -111,6 +103,20 @@ claimed AS (
     RETURNING slot.*
 )
 SELECT me.next, {", ".join(f'claimed."{name}"' for name in SLOT_FIELDS)} FROM me LEFT JOIN claimed ON true
+"""
+_EXPIRED = f"""
+expired AS MATERIALIZED (
+    SELECT slot.* FROM human_eval_slot AS slot
+    WHERE slot.campaign_id = %(campaign)s AND slot.status = 'leased' AND slot.lease_expires < statement_timestamp()
+      AND (SELECT next = 'main' FROM me) AND NOT EXISTS (SELECT FROM held) AND NOT EXISTS (SELECT FROM fresh)
+      AND EXISTS (SELECT FROM human_eval_item AS item WHERE item.id = slot.item_id AND item.kind = 'main') AND {NOT_MINE}
+    ORDER BY slot.priority, slot.id LIMIT 1
+    FOR NO KEY UPDATE OF slot SKIP LOCKED
+),
+ended AS (
+    INSERT INTO human_eval_endedlease (token, item_id, slot_id, rater_id, "order", claimed, shown, active_ms, draft, why)
+    SELECT token, item_id, id, rater_id, "order", claimed, shown, active_ms, draft, 'taken' FROM expired
+),
 """
 
 
@@ -131,6 +137,7 @@ _TYPES = {
     "maximum": "integer",
     "places": "bigint[]",
 }
+_LOCK_TYPES = {"campaign": "bigint", "rater": "bigint"}
 _prepared: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
@@ -139,28 +146,44 @@ def run_claim(cursor: CursorWrapper, values: Mapping[str, Any], *, counts: bool)
 
     None when the rater has no participation.
     """
-    name = prepare(cursor, counts=counts)
-    arguments = ", ".join(f"%({argument})s::{kind}" for argument, kind in _TYPES.items())
-    cursor.execute(f"{LOCK} EXECUTE {name}({arguments})", dict(values))
-    row: tuple[Any, ...] | None = cursor.fetchone()
+    row: tuple[Any, ...] | None = None
+    for expired in (False, True):
+        name = prepare(cursor, counts=counts, expired=expired)
+        cursor.execute(_execution(name), dict(values))
+        row = cursor.fetchone()
+        if row is None or row[0] != "main" or row[1] is not None:
+            break
     return row
 
 
-def prepare(cursor: CursorWrapper, *, counts: bool) -> str:
+@cache
+def _execution(name: str) -> str:
+    arguments = ", ".join(f"%({argument})s::{kind}" for argument, kind in _TYPES.items())
+    return f"EXECUTE rso_lock(%(campaign)s, %(rater)s); EXECUTE {name}({arguments})"
+
+
+def prepare(cursor: CursorWrapper, *, counts: bool, expired: bool) -> str:
     """Prepare the claim on the cursor's connection unless it is; return its name there."""
-    name = f"rso_claim_{'with' if counts else 'without'}_counts"
+    name = f"rso_claim_{'with' if counts else 'without'}_counts{'_expired' if expired else ''}"
     known = _prepared.setdefault(cursor.connection, set())
+    if not known:
+        cursor.execute(f"SET plan_cache_mode = force_generic_plan; {_preparation('rso_lock', LOCK, _LOCK_TYPES)}")
+        known.add("rso_lock")
     if name not in known:
-        cursor.execute(_prepare(name, counts=counts))
+        statement = _CLAIM.format(
+            had=HAD if counts else _HAD_NOTHING,
+            expired=_EXPIRED if expired else "",
+            found="SELECT * FROM fresh UNION ALL SELECT * FROM expired" if expired else "SELECT * FROM fresh",
+        )
+        cursor.execute(_preparation(name, statement, _TYPES))
         known.add(name)
     return name
 
 
-def _prepare(name: str, *, counts: bool) -> str:
-    statement = _CLAIM.format(had=HAD if counts else _HAD_NOTHING)
-    for number, argument in enumerate(_TYPES, start=1):
+def _preparation(name: str, statement: str, types: Mapping[str, str]) -> str:
+    for number, argument in enumerate(types, start=1):
         statement = statement.replace(f"%({argument})s", f"${number}")
-    return f"SET plan_cache_mode = force_generic_plan; PREPARE {name} ({', '.join(_TYPES.values())}) AS {statement}"
+    return f"PREPARE {name} ({', '.join(types.values())}) AS {statement}"
 
 
 def slot_of(row: Sequence[Any], campaign: Campaign, rater: Rater) -> Slot | None:
