@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from rso_core.artifacts import ArtifactStore
 from rso_core.config import RunConfig, load_run_config
 from rso_core.demo import changed
@@ -23,6 +21,7 @@ from rso_core.errors import RsoError, UserError
 from rso_core.references import check
 from rso_core.studies import Study, extended, parse_seeds, parse_study, study_of
 from rso_core.study_presets import mini_base, preset_study, study_presets
+from rso_core.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from rso_core.local_run import LocalRun
@@ -131,7 +130,7 @@ def _setting(text: str) -> tuple[str, Any]:
     if not equals:
         message = f"a setting is written NAME=VALUE, for example --set fitting.gamma=0.1; received {text!r}"
         raise UserError(message)
-    return name, yaml.safe_load(value) if value else ""  # YAML takes nothing for null
+    return name, read_yaml(value) if value else ""  # YAML takes nothing for null
 
 
 def _local_run(options: argparse.Namespace) -> "LocalRun":

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 from rso_core.errors import UserError
 from rso_core.objectives import parse_objectives
 from rso_core.vocabulary import Task
+from rso_core.yaml_text import read_yaml
 
 SCHEMA_VERSION = 1
 
@@ -470,7 +471,7 @@ def describe_validation_error(error: ValidationError) -> str:
 def recipe_values(text: str) -> dict[str, Any]:
     """Return the settings written in YAML (or JSON), right or wrong. Raises UserError when it is no mapping."""
     try:
-        values = yaml.safe_load(text)
+        values = read_yaml(text)
     except yaml.YAMLError as error:
         message = f"the recipe is not valid YAML: {error}. Mend that line and load it again"
         raise UserError(message) from error

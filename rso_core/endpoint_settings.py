@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rso_core.config import describe_validation_error
 from rso_core.endpoint_address import parse_address
 from rso_core.errors import UserError
+from rso_core.yaml_text import read_yaml
 
 KEY_PREFIX = "RSO_ENDPOINT_KEY_"
 
@@ -67,7 +68,7 @@ class EndpointSettings(BaseModel):
 def load_endpoints(path: Path) -> dict[str, EndpointSettings]:
     """Return the endpoints described in a YAML file, by name. Raises UserError."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        found = read_yaml(path.read_text(encoding="utf-8")) or {}
         return {str(name): EndpointSettings.model_validate(values) for name, values in found.items()}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
         message = f"the endpoint file {path} (RSO_ENDPOINTS) cannot be read as names with settings: {error}"

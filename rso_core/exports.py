@@ -49,13 +49,14 @@ configs:
 {about}
 """
 _ENDINGS = ("", "\n", " ")
+_PAIRS_TRIED = 32  # one is not enough: its response may be empty
 Decode = Callable[[Sequence[int]], str]
 
 
-def prompt_text(tokenizer: Any, first: Row | None) -> Decode:
+def prompt_text(tokenizer: Any, tried: Sequence[Row]) -> Decode:
     """Return the text of a prompt's token ids as the policy reads it, special tokens of its template included.
 
-    It ends in such a way that text put behind it gives tokens of its own, tried on the pair `first`: other trainers
+    It ends in such a way that text put behind it gives tokens of its own in most of the pairs `tried`: other trainers
     tokenize both together. White space is lost on the way where a tokenizer splits at it.
     """
 
@@ -63,13 +64,12 @@ def prompt_text(tokenizer: Any, first: Row | None) -> Decode:
         found: str = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return found
 
-    def holds(ending: str) -> bool:
-        if first is None:
-            return True
-        ids, whole = first["prompt_token_ids"], text(first["prompt_token_ids"]) + ending + first["chosen"]
+    def holds(ending: str, pair: Row) -> bool:
+        ids = pair["prompt_token_ids"]
+        whole = text(ids) + ending + pair["chosen"]
         return bool(tokenizer(whole)["input_ids"][: len(ids)] == list(ids))
 
-    ending = next((ending for ending in _ENDINGS if holds(ending)), "")
+    ending = max(_ENDINGS, key=lambda ending: sum(holds(ending, pair) for pair in tried))  # the first of equals
     return lambda ids: text(ids) + ending
 
 
@@ -137,9 +137,9 @@ def export_run(record: Mapping[str, Any], store: ArtifactStore, target: Path) ->
     made = [Made(key, s["fingerprint"], s["digest"], s["summary"]) for key, s in stages.items()]
     digests = {stage.key: stage.digest for stage in made}
     tokenizer, _ = load_tokenizer(store.path(digests["sft"]) / "model")
-    first = next(iterate_rows(store.files(digests["pairs"])), None) if "pairs" in digests else None
+    tried = list(islice(iterate_rows(store.files(digests["pairs"])), _PAIRS_TRIED)) if "pairs" in digests else []
     decode, about = (
-        prompt_text(tokenizer, first),
+        prompt_text(tokenizer, tried),
         f"Made by the run {config.name!r} of RSO Studio, from {config.data.preferences}.",
     )
     written: dict[str, Path] = {}

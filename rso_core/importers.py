@@ -19,7 +19,7 @@ from rso_core.artifacts import ROWS, Row, iterate_rows, write_rows
 from rso_core.errors import UserError
 from rso_core.layouts import LAYOUTS, Draft, LayoutName, Reading, UnknownLayoutError, detect, drafts
 from rso_core.readers import Source
-from rso_core.records import REASONS, Limits, Record, RowError, inspect
+from rso_core.records import DECODER, REASONS, Limits, Record, RowError, inspect
 from rso_core.vocabulary import (
     COLUMNS,
     DatasetKind,
@@ -340,7 +340,7 @@ class _Importer:
         if len(meta) > self._options.limits.field_characters:
             raise RowError(code="too_long", detail="meta")
         try:
-            value = json.loads(meta)
+            value = DECODER.decode(meta)
             inspect(value, self._options.limits)
             return canonical_json(value)
         except (json.JSONDecodeError, RecursionError, ValueError) as error:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from rso_core.auto_sxs import FewShot
 from rso_core.errors import UserError
 from rso_core.vocabulary import Task
+from rso_core.yaml_text import read_yaml
 
 _FOLDER = Path(__file__).parent / "few_shot"
 
@@ -22,7 +23,7 @@ def few_shot_text(task: Task) -> str:
 def parse_few_shot(text: str, task: Task) -> FewShot:
     """Return the few-shot prompt written in YAML; the product's own when the text is empty. Raises UserError."""
     try:
-        return FewShot.model_validate(yaml.safe_load(text if text.strip() else few_shot_text(task)))
+        return FewShot.model_validate(read_yaml(text if text.strip() else few_shot_text(task)))
     except yaml.YAMLError as error:
         message = f"judge.few_shot is not valid YAML: {error}. Mend that line"
         raise UserError(message) from error

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ REASONS: dict[str, str] = {
     "not_finite": "a number is NaN or infinite",
     "huge_integer": "an integer does not fit into 64 bits",
     "invalid_json": "the record is not valid JSON",
+    "repeated_name": "an object has two values of one name, and no rule says which of them counts",
     "too_long": "a line or field is longer than the limit",
     "too_deep": "the record is nested too deeply",
     "wrong_columns": "the record has another number of columns than the header",
@@ -77,8 +79,17 @@ def _integer(digits: str) -> int:
     return int(digits) if len(digits) <= 20 else _HUGE  # noqa: PLR2004 - digits and sign of 64 bits
 
 
-# Numbers that are no numbers become values that `inspect` refuses, so that the decoder still finds the record's end.
-DECODER = json.JSONDecoder(parse_int=_integer, parse_constant=float)
+class _Repeating(dict[str, Any]):
+    """An object of which a value was lost, because another one with its name followed."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    return value if len(value) == len(pairs) else _Repeating(Counter(name for name, _ in pairs))
+
+
+# What is no value becomes one that `inspect` refuses, so that the decoder still finds the record's end.
+DECODER = json.JSONDecoder(parse_int=_integer, parse_constant=float, object_pairs_hook=_object)
 
 
 # Bytes that are no UTF-8, as the error handler `surrogateescape` decodes them.
@@ -98,6 +109,8 @@ def inspect(value: Any, limits: Limits) -> None:
         elif isinstance(item, int):
             if not -(1 << 63) <= item < 1 << 63:
                 raise RowError(code="huge_integer")
+        elif isinstance(item, _Repeating):
+            raise RowError(code="repeated_name", detail=next(name for name, count in item.items() if count > 1)[:100])
         elif isinstance(item, dict | list):
             if depth > limits.depth:
                 raise RowError(code="too_deep", detail=f"more than {limits.depth} levels")

@@ -36,7 +36,9 @@ class Exported:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("exports")
-    chain, config = Chain(folder), toy_config(name="A toy | run")
+    # Of a toy policy's responses few end in time and read back as they were sampled, so there are many of them.
+    many = {"sampling": {"num_candidates": 24}, "rejection_sampling": {"num_samples": 16}}
+    chain, config = Chain(folder), toy_config(name="A toy | run", **many)
     plan = chain.run(config)
     stages = {
         stage.key: {
@@ -120,17 +122,21 @@ def test_a_run_without_pairs_and_scores_exports_what_it_has(exported: Exported, 
 
 
 def as_their_texts_say(exported: Exported) -> list[int]:
-    """Return the pairs of which both texts give the token ids that were sampled, with an end of sequence.
+    """Return the pairs of which both texts, behind the prompt, give the token ids that were sampled and their end.
 
-    TRL puts one behind every response, and our pairs leave it out where the length limit came first.
+    TRL puts an end of sequence behind every response, and our pairs leave it out where the length limit came first.
     """
     tokenizer = AutoTokenizer.from_pretrained(exported.folder / "policy")
 
-    def same(pair: dict[str, Any]) -> bool:
-        sides = ("chosen", "rejected")
-        return all(tokenizer(pair[s])["input_ids"] + [tokenizer.eos_token_id] == pair[f"{s}_token_ids"] for s in sides)
+    def same(row: dict[str, Any], pair: dict[str, Any]) -> bool:
+        return all(
+            tokenizer(row["prompt"] + row[side])["input_ids"] + [tokenizer.eos_token_id]
+            == pair["prompt_token_ids"] + pair[f"{side}_token_ids"]
+            for side in ("chosen", "rejected")
+        )
 
-    return [number for number, pair in enumerate(exported.chain.rows(exported.plan, "pairs")) if same(pair)]
+    both = zip(lines(exported.folder / "pairs"), exported.chain.rows(exported.plan, "pairs"), strict=True)
+    return [number for number, (row, pair) in enumerate(both) if same(row, pair)]
 
 
 @pytest.mark.slow

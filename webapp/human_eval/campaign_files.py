@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from rso_core.errors import UserError
+from rso_core.yaml_text import read_yaml
 from webapp.accounts.models import User
 from webapp.human_eval.campaign_texts import TEMPLATES
 from webapp.human_eval.forms_campaigns import template_values, written_anchors
@@ -30,7 +31,7 @@ class Described(NamedTuple):
 def read_campaign_file(path: Path, *, user: User) -> Described:
     """Read a description and check it. Raises UserError that names each wrong value."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         message = f"{path} cannot be read as YAML or JSON: {error}"
         raise UserError(message) from error

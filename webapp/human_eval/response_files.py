@@ -12,7 +12,7 @@ from typing import Any
 from rso_core.artifacts import MANIFEST
 from rso_core.errors import UserError
 from rso_core.readers import Source
-from rso_core.records import Limits, Record, RowError
+from rso_core.records import Limits, Record, RowError, inspect
 from rso_core.vocabulary import prompt_id
 from webapp.runs.artifacts import store
 
@@ -97,6 +97,7 @@ def _read(value: Any) -> tuple[str, str]:
     if not isinstance(value, Mapping):
         message = f"expected an object with `prompt_id` (or `prompt`) and `response`, got {type(value).__name__}"
         raise ValueError(message)  # noqa: TRY004 - like every reason of a line
+    inspect(value, LIMITS)
     if "response" not in value:
         shown = ", ".join(f"`{name}`" for name in list(value)[:8]) or "none"
         message = f"the column `response` is missing; its columns are {shown}"

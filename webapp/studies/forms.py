@@ -10,6 +10,7 @@ from rso_core import studies
 from rso_core.config import RunConfig, parse_run_config
 from rso_core.errors import UserError
 from rso_core.study_presets import mini_base, preset_study, study_presets
+from rso_core.yaml_text import read_yaml
 from webapp.accounts.models import User
 from webapp.runs.models import Run
 
@@ -95,7 +96,7 @@ class NewStudyForm(forms.Form):
 def read_grid(text: str) -> dict[str, list[Any]]:
     """Return a grid written in YAML: paths of settings with lists of values. Raises UserError."""
     try:
-        values = yaml.safe_load(text) or {}
+        values = read_yaml(text) or {}
     except yaml.YAMLError as error:
         message = f"the grid is not valid YAML: {error}. Write lines like fitting.gamma: [0.05, 0.5]"
         raise UserError(message) from error
