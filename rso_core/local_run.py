@@ -17,7 +17,8 @@ from typing import Any
 from rso_core.artifacts import ArtifactStore
 from rso_core.config import RunConfig
 from rso_core.errors import UserError
-from rso_core.plan import Plan, PlannedStage, build_plan, fingerprint_of
+from rso_core.plan import Plan, PlannedStage, fingerprint_of
+from rso_core.planner import build_plan
 from rso_core.protocol import StageSpec, add_summaries
 from rso_core.references import References
 from rso_core.stages import ModelCache, execute

@@ -12,7 +12,8 @@ import pyarrow as pa
 from rso_core.artifacts import ROWS, ArtifactStore, Row, iterate_rows, write_rows
 from rso_core.config import RunConfig
 from rso_core.endpoint_settings import allowed_models
-from rso_core.plan import Plan, PlannedStage, build_plan
+from rso_core.plan import Plan, PlannedStage
+from rso_core.planner import build_plan
 from rso_core.protocol import Event, Result, StageSpec
 from rso_core.run_data import RunData
 from rso_core.stages import ModelCache, execute

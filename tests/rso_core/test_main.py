@@ -18,7 +18,8 @@ from rso_core.demo import RECIPES, changed, demo_config, real_config
 from rso_core.local_run import Ledger, exclusive
 from rso_core.mini_tldr import generate_dataset
 from rso_core.mini_tldr_model import write_base_model
-from rso_core.plan import build_plan, fingerprint_of
+from rso_core.plan import fingerprint_of
+from rso_core.planner import build_plan
 from rso_core.protocol import StageSpec
 from rso_core.run_data import RunData
 from rso_core.stages import execute

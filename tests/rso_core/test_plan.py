@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from rso_core.artifacts import ArtifactStore, Row, iterate_rows
 from rso_core.config import RunConfig
 from rso_core.errors import UserError
-from rso_core.plan import CODE_VERSIONS, Plan, build_plan, refuse_gold_in_training
+from rso_core.plan import CODE_VERSIONS, Plan, refuse_gold_in_training
+from rso_core.planner import build_plan
 from rso_core.run_data import RunData, assign_split, choose_prompts, is_in_split, split_settings
 from rso_core.vocabulary import SPLITS, Split
 from tests.rso_core.chain import PROMPTS, dataset_row, import_rows, texts, toy_config

@@ -3,7 +3,8 @@
 import pytest
 
 from rso_core.artifacts import ROWS, Row, iterate_rows, write_rows
-from rso_core.plan import Plan, responses_stage
+from rso_core.plan import Plan
+from rso_core.planner import responses_stage
 from rso_core.protocol import Progress, Result, StageSpec
 from rso_core.stages import execute
 from rso_core.stages_evaluation import PROMPTS

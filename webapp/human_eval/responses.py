@@ -12,7 +12,8 @@ from django.db import transaction
 from rso_core.artifacts import ROWS, iterate_rows, write_rows
 from rso_core.config import RunConfig
 from rso_core.errors import UserError
-from rso_core.plan import PlannedStage, responses_stage
+from rso_core.plan import PlannedStage
+from rso_core.planner import responses_stage
 from rso_core.stages_evaluation import PROMPTS
 from rso_core.vocabulary import canonical_json
 from webapp.accounts.audit import record

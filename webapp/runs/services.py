@@ -11,7 +11,8 @@ from django.db.models.functions import Now
 from rso_core.config import SCHEMA_VERSION, RunConfig
 from rso_core.endpoint_settings import allowed_models
 from rso_core.errors import UserError
-from rso_core.plan import Plan, PlannedStage, build_plan, fingerprint_of
+from rso_core.plan import Plan, PlannedStage, fingerprint_of
+from rso_core.planner import build_plan
 from rso_core.run_data import RunData, models_of, preferences_of, targets_of
 from webapp.accounts.audit import record
 from webapp.accounts.models import User

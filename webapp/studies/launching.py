@@ -4,7 +4,7 @@ from django.db import transaction
 
 from rso_core.config import RunConfig
 from rso_core.errors import UserError
-from rso_core.plan import build_plan
+from rso_core.planner import build_plan
 from rso_core.references import datasets_of
 from rso_core.run_data import models_of
 from webapp.runs.models import FINAL, Dataset, RegisteredModel, Run, Status
