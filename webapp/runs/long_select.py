@@ -4,7 +4,7 @@ from typing import Any
 
 from django.forms import Select
 from django.forms.utils import flatatt
-from django.utils.html import format_html, format_html_join
+from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 
 
@@ -16,15 +16,10 @@ class LongSelect(Select):
         chosen = {str(item) for item in self.format_value(value)}
         groups = []
         for label, options in self._grouped():
-            written = format_html_join(
-                "\n",
-                '<option value="{}"{}>{}</option>',
-                ((key, mark_safe(" selected") if str(key) in chosen else "", words) for key, words in options),
-            )
-            groups.append(format_html('<optgroup label="{}">\n{}\n</optgroup>', label, written) if label else written)
-        inside = format_html_join("\n", "{}", ((group,) for group in groups))
-        own = {"name": name, **self.build_attrs(self.attrs, attrs)}
-        return format_html("<select{}>\n{}\n</select>", flatatt(own), inside)
+            written = "\n".join(_option(str(key), words, selected=str(key) in chosen) for key, words in options)
+            groups.append(f'<optgroup label="{escape(label)}">\n{written}\n</optgroup>' if label else written)
+        own = flatatt({"name": name, **self.build_attrs(self.attrs, attrs)})
+        return mark_safe(f"<select{own}>\n" + "\n".join(groups) + "\n</select>")  # noqa: S308 - escaped piece by piece
 
     def _grouped(self) -> list[tuple[str, list[tuple[Any, Any]]]]:
         """Return the options by the label of their group, which is empty for those outside of any."""
@@ -32,3 +27,8 @@ class LongSelect(Select):
             (str(value), list(words)) if isinstance(words, list | tuple) else ("", [(value, words)])
             for value, words in self.choices
         ]
+
+
+def _option(value: str, words: Any, *, selected: bool) -> str:
+    """Return an option as HTML. Twice as fast as `format_html`, with several hundred in a list."""
+    return f'<option value="{escape(value)}"{" selected" if selected else ""}>{escape(words)}</option>'
