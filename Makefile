@@ -23,7 +23,7 @@ SOURCES := rso_core webapp workers tests manage.py $(wildcard benchmarks)
 
 .PHONY: help setup up demo demo-real test test-long check fmt docs lock bench-import bench-coverage bench-results bench-rating bench-claims clean browser \
   lock-peers bench-peers bench bench-matmul bench-fitting bench-scoring bench-sampling bench-workers bench-reward bench-run bench-study bench-growth bench-web bench-report \
-  mini-weights reproduce-smoke reproduce-a reproduce-b reproduce-c reproduction-page
+  reproduce-tuning mini-weights reproduce-smoke reproduce-a reproduce-b reproduce-c reproduction-page
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -165,6 +165,9 @@ STUDY_WORKERS ?= $(shell nproc)
 # What makes a study small enough for a test of the whole chain: its figures say nothing.
 SMOKE := --set sft.max_steps=60 --set reward.max_steps=60 --set fitting.max_steps=20 --set fitting.checkpoint_every=10 \
   --set sampling.max_prompts=40 --set sampling.prompts_per_shard=40 --set evaluation.max_test_prompts=60 --set evaluation.max_validation_prompts=30
+
+reproduce-tuning: $(STAMP) ## Choose hyper-parameters of every method on validation prompts, with equal trials; goes on where it ended
+	@$(PY) -m rso_core.study_tuning rso_core/mini_tuned.yaml --workers $(STUDY_WORKERS) --store var/reproduction $(ARGS)
 
 mini-weights: $(STAMP) ## Make the pretrained weights of the built-in task's reward model again
 	@$(PY) -m rso_core.mini_tldr_pretraining rso_core/weights/mini_tldr.safetensors

@@ -20,7 +20,7 @@ from rso_core.demo import changed
 from rso_core.errors import RsoError, UserError
 from rso_core.references import check
 from rso_core.studies import Study, extended, parse_seeds, parse_study, study_of
-from rso_core.study_presets import mini_base, preset_study, study_presets
+from rso_core.study_presets import mini_base, mini_tuned, preset_study, study_presets
 from rso_core.yaml_text import read_yaml
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _MADE = (("policy", "checkpoint_selection"), ("pairs", "pairs"), ("targets", "ta
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code."""
     options = _parser().parse_args(arguments)
-    _set_threads(getattr(options, "workers", 1))
+    set_threads(getattr(options, "workers", 1))
     try:
         options.command(options)
     except UserError as error:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _set_threads(workers: int) -> None:
+def set_threads(workers: int) -> None:
     """Let every library use the same number of threads: with another number, digests may differ."""
     threads = os.environ.setdefault("RSO_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     os.environ["OMP_NUM_THREADS"] = threads
@@ -187,7 +187,8 @@ def _load_study(options: argparse.Namespace) -> Study:
     seeds, changes = parse_seeds(options.seeds), dict(_setting(text) for text in options.set)
     if options.study in study_presets():
         base = load_run_config(options.base) if options.base else mini_base(options.study)
-        return preset_study(options.study, base=changed(base, changes), seeds=seeds or [0])
+        tuned = {} if options.base else mini_tuned(but=changes)
+        return preset_study(options.study, base=changed(base, changes), seeds=seeds or [0], tuned=tuned)
     try:
         study = parse_study(Path(options.study).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-_WIDTH, _LABEL, _ROW, _TOP, _BOTTOM, _RIGHT = 760, 250, 22, 34, 34, 16
+_WIDTH, _LABEL, _ROW, _TOP, _BOTTOM, _RIGHT = 760, 250, 22, 34, 34, 30  # half of "100 %" stands right of its line
 _COLOURS = ("#0072b2", "#d55e00", "#009e73")  # Okabe and Ito's, told apart by the colour-blind
 _STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25)
 _MOST_TICKS = 8

@@ -46,6 +46,10 @@ class Study(Settings):
         {}, description="Values of settings by path; every combination is an arm."
     )
     arms: tuple[Arm, ...] = Field((), description="Further arms beside the grid's.")
+    tuned: dict[str, Changes] = Field(
+        {},
+        description="Settings chosen for each method on validation prompts, by loss and source of pairs; what an arm changes goes before them.",
+    )
     seeds: tuple[Seed, ...] = Field(min_length=1, description="Seeds; each arm is run with every one.")
 
     @field_validator("seeds")
@@ -59,7 +63,8 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _cells_are_possible(self) -> Self:
-        for path in sorted({path for arm in self.all_arms for path in arm.changes} | set(self.grid)):
+        changed_by: list[Mapping[str, Any]] = [*(arm.changes for arm in self.all_arms), *self.tuned.values(), self.grid]
+        for path in sorted({path for changes in changed_by for path in changes}):
             _refuse_unknown(path)
         _refuse_many(len(self.all_arms) * len(self.seeds))
         _refuse_repeated(self.all_arms)
@@ -79,7 +84,9 @@ class Study(Settings):
     @property
     def axes(self) -> list[str]:
         """Return the settings that differ between the arms: the columns of the table."""
-        paths = [path for arm in self.all_arms for path in arm.changes]
+        paths = [
+            path for changes in (*(arm.changes for arm in self.all_arms), *self.tuned.values()) for path in changes
+        ]
         return list(dict.fromkeys([*self.grid, *paths]))
 
 
@@ -117,9 +124,19 @@ def cells(study: Study) -> list[Cell]:
 
 def cell_config(study: Study, arm: Arm, seed: int) -> RunConfig:
     """Return the recipe of a cell. Raises UserError when a changed setting is wrong."""
-    changes = {**arm.changes, "seed": seed, "name": f"{study.name[:38]} · {arm.key} · seed {seed}"}
+    tuned = study.tuned.get(method_of(changed(study.base, arm.changes)), {})
+    changes = {**tuned, **arm.changes, "seed": seed, "name": f"{study.name[:38]} · {arm.key} · seed {seed}"}
     config = changed(study.base, changes)
     return RunConfig.model_validate(_with_seed(config.model_dump(mode="json"), seed))
+
+
+def method_of(config: RunConfig) -> str:
+    """Return the method that a recipe is, as `Study.tuned` names it: loss and source of pairs.
+
+    SLiC's loss has the gradients of `hinge` but for the regulariser, and is tuned as it.
+    """
+    loss = "hinge" if config.fitting.loss == "slic" else config.fitting.loss
+    return f"{loss} {config.pairs.pair_source}"
 
 
 def _with_seed(value: Any, seed: int) -> Any:

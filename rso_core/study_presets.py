@@ -1,6 +1,6 @@
 """The paper's tables and figures as studies, from `paper_studies.yaml`, with the figures it prints beside them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rso_core.errors import UserError
 from rso_core.studies import SEED, Arm, Changes, Study, study_of
 
 _FILE = Path(__file__).parent / "paper_studies.yaml"
+_TUNED = Path(__file__).parent / "mini_tuned.yaml"
 
 
 class PrintedTable(Settings):
@@ -48,14 +49,22 @@ def study_presets() -> Mapping[str, Preset]:
     return {name: Preset.model_validate(value) for name, value in values.items()}
 
 
-def preset_study(name: str, *, base: RunConfig, seeds: Iterable[int], title: str = "") -> Study:
-    """Return the study of a preset on a base recipe. Raises UserError when there is no such preset."""
+def preset_study(
+    name: str, *, base: RunConfig, seeds: Iterable[int], title: str = "", tuned: Mapping[str, Changes] | None = None
+) -> Study:
+    """Return the study of a preset on a base recipe, with what was tuned for it. Raises UserError when there is no such preset."""
     preset = study_presets().get(name)
     if preset is None:
         message = f"no preset is called {name!r}; there are {', '.join(study_presets())}"
         raise UserError(message)
     _refuse_missing(preset, base)
-    values: dict[str, Any] = {"name": title or preset.title, "preset": name, "base": base, "seeds": tuple(seeds)}
+    values: dict[str, Any] = {
+        "name": title or preset.title,
+        "preset": name,
+        "base": base,
+        "seeds": tuple(seeds),
+        "tuned": tuned or {},
+    }
     return study_of(values | {"grid": preset.grid, "arms": preset.arms})
 
 
@@ -72,6 +81,15 @@ def printed_tables(study: Study) -> dict[str, PrintedTable]:
     preset = study_presets().get(study.preset)
     tables = preset.paper if preset else {}
     return {name: table for name, table in tables.items() if table.task == study.base.task}
+
+
+def mini_tuned(but: Container[str] = ()) -> dict[str, Changes]:
+    """Return what `study_tuning` chose for each method on the built-in task, `but` the settings somebody asked for."""
+    values = yaml.safe_load(_TUNED.read_text(encoding="utf-8"))
+    return {
+        name: {path: value for path, value in method["kept"].items() if path not in but}
+        for name, method in values["methods"].items()
+    }
 
 
 def mini_base(preset: str = "") -> RunConfig:

@@ -131,7 +131,11 @@ def judge_of(records: Iterable[CellRecord]) -> Mapping[str, Any] | None:
 
 
 def planned_pairs(study: Study) -> list[tuple[str, str]]:
-    """Return the planned comparisons: rso − sft and rso − direct of recipes that are otherwise the same."""
+    """Return the planned comparisons: rso − sft and rso − direct of recipes that are otherwise the same.
+
+    What was tuned for each method beforehand may differ: the methods are compared, each at its best.
+    """
+    study = study.model_copy(update={"tuned": {}})
     configs = {arm.key: _without_source(study, arm) for arm in study.all_arms}
     by_source = {arm.key: _source(study, arm) for arm in study.all_arms}
     return [

@@ -20,7 +20,7 @@ from rso_core.demo import changed
 from rso_core.local_run import LocalRun
 from rso_core.studies import cells, dump_study, parse_study
 from rso_core.study_bundle import as_csv, as_latex, as_markdown
-from rso_core.study_presets import mini_base, preset_study, study_presets
+from rso_core.study_presets import mini_base, mini_tuned, preset_study, study_presets
 from rso_core.study_run import SilentLine, claimed, in_order
 from tests.rso_core.test_main import TINY, one_thread  # noqa: F401
 
@@ -47,9 +47,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         patch.setenv("RSO_THREADS", "1")
         patch.setenv("OMP_NUM_THREADS", "1")
         # The grid alone: the arms beside it (RAFT, ReST, coin labels) have tests of their own, and take as long again.
-        grid = preset_study("table_1", base=changed(mini_base(), SETTINGS), seeds=[10, 11]).model_copy(
-            update={"arms": ()}
-        )
+        grid = preset_study(
+            "table_1", base=changed(mini_base(), SETTINGS), seeds=[10, 11], tuned=mini_tuned()
+        ).model_copy(update={"arms": ()})
         (folder / "study.yaml").write_text(dump_study(grid), encoding="utf-8")
         assert main(command(folder / "store", folder / "bundle.json", study=str(folder / "study.yaml"))) == 0
     return folder / "store", folder / "bundle.json"
@@ -82,7 +82,8 @@ def test_the_bundle_holds_the_table_with_the_papers_figures_beside(finished: tup
 
     row = bundle["rows"][2]
     assert row["arm"] == "sigmoid_norm rso_sample_rank"
-    assert row["settings"] == {"fitting.loss": "sigmoid_norm", "pairs.pair_source": "rso_sample_rank"}
+    tuned = mini_tuned()["sigmoid_norm rso_sample_rank"]
+    assert row["settings"] == {"fitting.loss": "sigmoid_norm", "pairs.pair_source": "rso_sample_rank", **tuned}
     assert row["paper"] == {"tldr": {"proxy": 92.37, "gold": 82.22, "auto_sxs": 71.86}}
     assert row["seeds_done"] == [10, 11]
     assert row["figures"]["proxy"]["seeds"] == 2
@@ -186,7 +187,7 @@ def test_an_interrupted_study_goes_on_to_the_same_digests(finished: tuple[Path, 
 
 def wait_for_workers(store: Path) -> None:
     """Wait until the workers have noticed that their parent is gone: then no cell is claimed any more."""
-    made = cells(preset_study("table_7", base=changed(mini_base(), SETTINGS), seeds=[10, 11]))
+    made = cells(preset_study("table_7", base=changed(mini_base(), SETTINGS), seeds=[10, 11], tuned=mini_tuned()))
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         with contextlib.ExitStack() as stack:

@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 from rso_core import studies
 from rso_core.config import RunConfig, parse_run_config
 from rso_core.errors import UserError
-from rso_core.study_presets import mini_base, preset_study, study_presets
+from rso_core.study_presets import mini_base, mini_tuned, preset_study, study_presets
 from rso_core.yaml_text import read_yaml
 from webapp.accounts.models import User
 from webapp.runs.models import Run
@@ -82,7 +82,8 @@ class NewStudyForm(forms.Form):
         name, preset = self.cleaned_data["name"], self.cleaned_data["preset"]
         try:
             if preset:
-                made = preset_study(preset, base=base, seeds=seeds, title=name)
+                tuned = mini_tuned() if self.cleaned_data["base"] == MINI else {}
+                made = preset_study(preset, base=base, seeds=seeds, title=name, tuned=tuned)
                 values = made.model_dump(mode="json")
                 values["grid"] |= grid
                 self.study = studies.study_of(values)
