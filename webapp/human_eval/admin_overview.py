@@ -4,11 +4,12 @@ An exclusion, a failed check or a bug that keeps answers out of the results must
 of answers left out is compared with that of a day ago, campaign by campaign, and a jump is an alarm.
 """
 
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Exists, Min, OuterRef, Q
+from django.db.models import Count, Min, Q
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
@@ -193,23 +194,28 @@ def _slots(campaigns: list[Campaign]) -> dict[int, tuple[int, int]]:
 
 
 def _shares(campaigns: list[Campaign], since: datetime) -> dict[int, Shares]:
-    late = Exclusion.objects.filter(campaign=OuterRef("campaign"), rater=OuterRef("rater"), at__gte=since, lifted=None)
-    rows = Answer.objects.filter(campaign__in=campaigns, item__kind=Item.Kind.MAIN).annotate(late=Exists(late))
+    """Return the answers of each campaign. Grouped by rater too, which counts raters and tells who was excluded since."""
+    excluded = Exclusion.objects.filter(campaign__in=campaigns, at__gte=since, lifted=None)
+    lately = set(excluded.values_list("campaign", "rater"))
     before, left = Q(submitted__lt=since), ~Q(standing=Answer.Standing.COUNTED)
-    counted = (
-        rows.order_by()
-        .values("campaign")
-        .annotate(
-            answers=Count("pk"),
-            left=Count("pk", filter=left),
-            answers_before=Count("pk", filter=before),
-            left_before=Count("pk", filter=before & left & Q(late=False)),
-            answers_today=Count("pk", filter=~before),
-            left_today=Count("pk", filter=~before & left),
-            raters_today=Count("rater", distinct=True, filter=~before),
-        )
+    rows = (
+        Answer.objects.filter(campaign__in=campaigns, item__kind=Item.Kind.MAIN).order_by().values("campaign", "rater")
     )
-    return {row.pop("campaign"): Shares(**row) for row in map(dict[str, Any], counted)}
+    counted = rows.annotate(
+        answers=Count("pk"),
+        left=Count("pk", filter=left),
+        answers_before=Count("pk", filter=before),
+        left_before=Count("pk", filter=before & left),
+        answers_today=Count("pk", filter=~before),
+        left_today=Count("pk", filter=~before & left),
+    )
+    found: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    for row in map(dict[str, Any], counted):
+        campaign, rater = row.pop("campaign"), row.pop("rater")
+        if (campaign, rater) in lately:
+            row["left_before"] = 0
+        found[campaign].update(row, raters_today=row["answers_today"] > 0)
+    return {campaign: Shares(**counts) for campaign, counts in found.items()}
 
 
 def _idle_queues() -> list[Alarm]:

@@ -10,9 +10,10 @@ from statistics import median
 
 from rso_core.config import RunConfig, TrainingConfig
 from rso_core.plan import Plan
-from webapp.runs.models import RunStage, Status
+from webapp.runs.models import RunStage, Stage, Status
 
-_REMEMBERED = 200  # finished stages looked at
+_REMEMBERED = 200  # finished stages that count
+_LOOKED_THROUGH = 2000  # the last ones of all base models, among which those are looked for
 
 
 def work_units(config: RunConfig, plan: Plan) -> dict[str, float]:
@@ -86,11 +87,11 @@ class Speed:
 
 def measured_speeds(base: str) -> dict[str, Speed]:
     """Return the speed of each kind of stage, measured in finished runs that started from the same base model."""
+    lately = Stage.objects.filter(
+        status=Status.DONE, work_units__gt=0, started__isnull=False, finished__isnull=False
+    ).order_by("-finished")[:_LOOKED_THROUGH]
     rows = (
-        RunStage.objects.filter(
-            run__config__model__base=base, reused=False, stage__status=Status.DONE, stage__work_units__gt=0,
-            stage__started__isnull=False, stage__finished__isnull=False,
-        )
+        RunStage.objects.filter(run__config__model__base=base, reused=False, stage__in=lately.values("pk"))
         .order_by("-stage__finished")
         .values_list("stage__kind", "stage__work_units", "stage__started", "stage__finished")
     )  # fmt: skip

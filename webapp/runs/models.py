@@ -98,7 +98,10 @@ class Stage(models.Model):
             models.CheckConstraint(condition=~Q(status="done") | ~Q(digest=""), name="done_stage_has_artifact"),
             models.CheckConstraint(condition=Q(shard_count__gte=1), name="stage_has_a_shard"),
         ]
-        indexes: ClassVar = [models.Index(fields=["status", "queue"])]
+        indexes: ClassVar = [
+            models.Index(fields=["status", "queue"]),
+            models.Index(fields=["finished"], condition=Q(status="done"), name="stage_done_finished"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.title} {self.fingerprint[:8]}"
