@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Min, Q
+from django.db.models import Count, Min, Q, QuerySet
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
@@ -187,10 +187,17 @@ def _open_campaigns(since: datetime) -> list[OpenCampaign]:
 
 def _slots(campaigns: list[Campaign]) -> dict[int, tuple[int, int]]:
     """Return for each campaign how many answers are wanted and how many there are."""
-    rows = Slot.objects.filter(campaign__in=campaigns, item__kind=Item.Kind.MAIN).exclude(status=Slot.Status.VOID)
+    rows = (
+        Slot.objects.filter(campaign__in=campaigns).exclude(status=Slot.Status.VOID).exclude(item__in=_known(campaigns))
+    )
     done = Count("pk", filter=Q(status=Slot.Status.SUBMITTED))
     counted = rows.order_by().values_list("campaign").annotate(wanted=Count("pk"), done=done)
     return {campaign: (wanted, there) for campaign, wanted, there in counted}
+
+
+def _known(campaigns: list[Campaign]) -> QuerySet[Item]:
+    """Return the qualification and check items: the few to leave out, where a join would look at every item."""
+    return Item.objects.filter(campaign__in=campaigns).exclude(kind=Item.Kind.MAIN)
 
 
 def _shares(campaigns: list[Campaign], since: datetime) -> dict[int, Shares]:
@@ -198,9 +205,8 @@ def _shares(campaigns: list[Campaign], since: datetime) -> dict[int, Shares]:
     excluded = Exclusion.objects.filter(campaign__in=campaigns, at__gte=since, lifted=None)
     lately = set(excluded.values_list("campaign", "rater"))
     before, left = Q(submitted__lt=since), ~Q(standing=Answer.Standing.COUNTED)
-    rows = (
-        Answer.objects.filter(campaign__in=campaigns, item__kind=Item.Kind.MAIN).order_by().values("campaign", "rater")
-    )
+    main = Answer.objects.filter(campaign__in=campaigns).exclude(item__in=_known(campaigns))
+    rows = main.order_by().values("campaign", "rater")
     counted = rows.annotate(
         answers=Count("pk"),
         left=Count("pk", filter=left),
