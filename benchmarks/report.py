@@ -354,7 +354,7 @@ def _pages(found: Result | None) -> str:
     pages = [page for page in found["pages"] if not page["download"]]
     files = [page for page in found["pages"] if page["download"]]
     within = len(pages) - len(found["missed"])
-    rows = ", ".join(f"{count:,} {word}s" for word, count in sorted(found["rows"].items(), key=lambda item: -item[1]))
+    rows = ", ".join(f"{count:,} × {word}" for word, count in sorted(found["rows"].items(), key=lambda item: -item[1]))
     lines = [
         f"Pages over a database with {rows}: one request at a time over HTTP to the started product, {found['repeat']} of each page.",
         f"The target, a p95 of at most {found['target']['p95_ms']:g} ms, is reached by {within} of {len(pages)}; the median page's p95 is "

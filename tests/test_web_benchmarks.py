@@ -33,7 +33,7 @@ def test_the_document_says_which_pages_miss_and_what_viewers_cost() -> None:
 
     shown = report.web({"web_pages": found, "web_viewers": viewers, "import_rows": imports})
 
-    assert "with 1,000,000 pairs, 1,000 runs" in shown
+    assert "with 1,000,000 × pair, 1,000 × run" in shown
     assert "is reached by 1 of 2" in shown  # files are no pages
     assert shown.index("| slow | `/slow/` | 10 | 140 | 4 |") < shown.index("| runs |")
     assert "300 people" in shown

@@ -3,9 +3,10 @@ from typing import Any
 
 import pytest
 
+import rso_core
 from rso_core.demo import changed
 from rso_core.errors import UserError
-from rso_core.studies import cell_config, cells, method_of, study_of
+from rso_core.studies import cell_config, cells, method_of, parse_study, study_of
 from rso_core.study_presets import mini_base, mini_tuned, preset_study
 from rso_core.study_results import CellRecord, DoneStage, planned_pairs
 from rso_core.study_tuning import METHODS, TRIALS, choose, tuning_study, write_tuned
@@ -90,3 +91,9 @@ def test_what_the_command_line_asks_for_goes_before_what_was_tuned() -> None:
     base = changed(mini_base(), {"fitting.learning_rate": 1e-5})
     study = preset_study("table_1", base=base, seeds=[1], tuned=asked)
     assert {cell.config.fitting.learning_rate for cell in cells(study)} == {1e-5}
+
+
+def test_the_study_of_real_preferences_is_complete() -> None:
+    study = parse_study((Path(rso_core.__file__).parent / "real_study.yaml").read_text(encoding="utf-8"))
+    assert len(cells(study)) == 10
+    assert {cell.config.evaluation.gold for cell in cells(study)} == {"reward_model"}
