@@ -63,8 +63,7 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _cells_are_possible(self) -> Self:
-        changed_by: list[Mapping[str, Any]] = [*(arm.changes for arm in self.all_arms), *self.tuned.values(), self.grid]
-        for path in sorted({path for changes in changed_by for path in changes}):
+        for path in sorted({*self._changed, *self.grid}):
             _refuse_unknown(path)
         _refuse_many(len(self.all_arms) * len(self.seeds))
         _refuse_repeated(self.all_arms)
@@ -84,10 +83,12 @@ class Study(Settings):
     @property
     def axes(self) -> list[str]:
         """Return the settings that differ between the arms: the columns of the table."""
-        paths = [
-            path for changes in (*(arm.changes for arm in self.all_arms), *self.tuned.values()) for path in changes
-        ]
-        return list(dict.fromkeys([*self.grid, *paths]))
+        return list(dict.fromkeys([*self.grid, *self._changed]))
+
+    @property
+    def _changed(self) -> list[str]:
+        """Return every setting that an arm or what was tuned changes, as often as it is."""
+        return [path for changes in (*(arm.changes for arm in self.all_arms), *self.tuned.values()) for path in changes]
 
 
 @dataclass(frozen=True)
