@@ -19,11 +19,12 @@ from rso_core.study_bundle import Bundle, as_markdown, metrics_of
 from rso_core.study_presets import study_presets
 from rso_core.study_results import METRIC_TITLES, SFT
 
-_ORDER = ("table_1", "table_2", "table_3", "table_5", "table_6", "table_7", "figure_3a", "figure_3b")
-_INTRODUCTION = """# Reproduction on the built-in task
+_ORDER = ("table_1", "table_2", "table_3", "table_5", "table_6", "table_7", "figure_3a", "figure_3b", "real_study")
+_INTRODUCTION = """# Reproduction
 
-Made from the study bundles in [reproduction/](reproduction/) by `make reproduction-page`; nothing here is typed but the notes. The task,
-`mini_tldr`, is small and its gold reward exact; AutoSxS is not run on it. Figures are % of test prompts won against the SFT target, mean over
+Made from the study bundles in [reproduction/](reproduction/) by `make reproduction-page`; nothing here is typed but the notes. The last
+section is on real preferences. All others are on the built-in task, `mini_tldr`, which is small and whose gold reward is exact; AutoSxS is
+not run on it. Figures are % of test prompts won against the SFT target, mean over
 seeds ± half of the 95 % interval ([studies.md](studies.md) says how); ▲: clear against a planned comparison. The paper's own figures are of
 other models and data: what can be compared is the order.
 """
@@ -42,7 +43,7 @@ def _section(name: str, bundle: Bundle, note: str) -> str:
     parts += (
         [f"![{study['name']}: win rates with intervals](reproduction/{name}.svg)", ""] if metrics_of(bundle) else []
     )
-    parts += [*_planned(bundle), *_costs(bundle), *_reward_models(bundle), _facts(bundle), ""]
+    parts += [*_planned(bundle), *_costs(bundle), *_reward_models(bundle), *_judge(bundle), _facts(bundle), ""]
     return "\n".join([*parts, *([note.strip(), ""] if note.strip() else [])])
 
 
@@ -63,19 +64,42 @@ def _reward_models(bundle: Bundle) -> list[str]:
     if not found:
         return []
     rows = [
-        f"| {', '.join(map(str, model['seeds']))} | {model['heldout_pairs']} | {_interval(model['accuracy'])} | "
-        f"{_interval(model['longer_wins'])} | {100 * coverage_rate(bundle, model['seeds'][0]):.1f} | {100 * model['order_flips']:.1f} |"
+        f"| {_reward_model_name(model)} | {model['heldout_pairs']} | {_interval(model['accuracy'])} | "
+        f"{_interval(model['longer_wins'])} | {_percent(coverage_rate(bundle, model['seeds'][0]))} | {100 * model['order_flips']:.1f} |"
         for model in found
     ]
     head = "| reward model of seed | held-out pairs | right, % | longer wins, % | more facts win, % | changes with the order, % |"
     return [head, "|---|---:|---:|---:|---:|---:|", *rows, ""]
 
 
-def coverage_rate(bundle: Bundle, seed: int) -> float:
-    """Return how often the rule "more facts win, true or not" agrees with D_hf of a seed of the built-in task."""
+def _reward_model_name(model: Mapping[str, Any]) -> str:
+    seeds = ", ".join(map(str, model["seeds"]))
+    return seeds if model.get("metric", "proxy") == "proxy" else f"{seeds}, {model['metric']}"
+
+
+def coverage_rate(bundle: Bundle, seed: int) -> float | None:
+    """Return how often the rule "more facts win, true or not" agrees with D_hf of a seed; None but on the built-in task."""
     options = built_in_dataset(bundle["study"]["base"]["data"]["preferences"].replace(SEED, str(seed)), "preference")
-    rows = list(generate_dataset("preference", **(options or {})[BUILT_IN]))
+    if options is None:
+        return None
+    rows = list(generate_dataset("preference", **options[BUILT_IN]))
     return sum(blind_rules(row)["coverage"] for row in rows) / len(rows)
+
+
+def _judge(bundle: Bundle) -> list[str]:
+    judge = bundle.get("judge")
+    if not judge:
+        return []
+    accuracy = f"right on {_interval(judge['accuracy'])} % of" if judge["accuracy"] else "able to judge none of"
+    unjudged = judge["outcomes"]["unjudged"]
+    return [
+        f"The judge is {accuracy} {judge['prompts']} held-out human pairs ({unjudged} unjudged, the order decided {judge['order_flips']}).",
+        "",
+    ]
+
+
+def _percent(rate: float | None) -> str:
+    return "–" if rate is None else f"{100 * rate:.1f}"
 
 
 def _interval(figure: Mapping[str, float]) -> str:

@@ -6,6 +6,7 @@ the versions that made it. Figures are fractions in the bundle and per cent in t
 
 import csv
 import io
+import itertools
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from rso_core.artifacts import ArtifactStore
-from rso_core.plan import CODE_VERSIONS
+from rso_core.plan import CODE_VERSIONS, GOLD
 from rso_core.studies import Arm, Study, shown
 from rso_core.study_presets import printed_tables
 from rso_core.study_results import (
@@ -32,6 +33,7 @@ from rso_core.study_results import (
 
 BUNDLE_VERSION = 1
 _REWARD_FIGURES = ("heldout_pairs", "accuracy", "longer_wins", "first_shown_wins", "order_flips", "mean_confidence")
+_REWARD_STAGES = {"proxy": "reward_training", "gold": GOLD}
 _PACKAGES = ("torch", "transformers", "numpy")
 
 Bundle = dict[str, Any]
@@ -75,13 +77,13 @@ def _row(study: Study, arm: Arm, records: Sequence[CellRecord], means: Mapping[s
 
 
 def reward_models(records: Sequence[CellRecord]) -> list[dict[str, Any]]:
-    """Return how good each reward model of the study is on held-out human pairs, with the seeds that use it."""
-    found: dict[str, dict[str, Any]] = {}
-    for record in records:
-        stage = record.stages.get("reward_training")
+    """Return how good each reward model of the study is on held-out human pairs, with its metric and the seeds that use it."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for record, (metric, key) in itertools.product(records, _REWARD_STAGES.items()):
+        stage = record.stages.get(key)
         if stage is not None and stage.digest and stage.summary:
-            measured_by = {name: stage.summary.get(name) for name in _REWARD_FIGURES}
-            seeds: list[int] = found.setdefault(stage.digest, {**measured_by, "seeds": []})["seeds"]
+            known = {"metric": metric, "seeds": []} | {name: stage.summary.get(name) for name in _REWARD_FIGURES}
+            seeds: list[int] = found.setdefault((metric, stage.digest), known)["seeds"]
             seeds += [record.cell.seed] if record.cell.seed not in seeds else []
     return list(found.values())
 

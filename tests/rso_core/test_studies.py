@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rso_core.config import RunConfig
 from rso_core.errors import UserError
-from rso_core.studies import cells, dump_study, extended, parse_seeds, parse_study, setting_paths, study_of
+from rso_core.studies import Cell, cells, dump_study, extended, parse_seeds, parse_study, setting_paths, study_of
+from rso_core.study_bundle import reward_models
 from rso_core.study_presets import mini_base, preset_study, printed_tables, study_presets
+from rso_core.study_results import CellRecord, DoneStage
 
 GRID = {"fitting.gamma": [0.1, 0.5], "pairs.pair_source": ["direct", "rso_sample_rank"]}
 LOSSES = ("sigmoid_norm", "hinge", "hinge_norm")
@@ -158,3 +161,24 @@ def test_in_the_papers_table_1_rso_is_above_sft_above_direct_for_every_loss_and_
 def test_the_papers_figures_add_up_to_what_was_added_by_hand(name: str, sums: dict[str, float]) -> None:
     for data, table in study_presets()[name].paper.items():
         assert sum(sum(row) for row in table.rows.values()) == pytest.approx(sums[data], abs=1e-6)
+
+
+def test_the_gold_reward_model_of_a_study_is_told_from_the_one_that_trains() -> None:
+    def record(seed: int, **digests: str) -> CellRecord:
+        stages = {
+            key: DoneStage(key, "", "", digest, {"heldout_pairs": len(digest)}) for key, digest in digests.items()
+        }
+        return CellRecord(Cell("arm", seed, RunConfig.model_construct()), stages)
+
+    found = reward_models(
+        [
+            record(0, reward_training="a", gold_reward_training="bb"),
+            record(1, reward_training="a", gold_reward_training="ccc"),
+        ]
+    )
+
+    assert [(model["metric"], model["seeds"], model["heldout_pairs"]) for model in found] == [
+        ("proxy", [0, 1], 1),
+        ("gold", [0], 2),
+        ("gold", [1], 3),
+    ]
