@@ -23,7 +23,7 @@ SOURCES := rso_core webapp workers tests manage.py $(wildcard benchmarks)
 
 .PHONY: help setup up demo demo-real test test-long check fmt docs lock bench-import bench-coverage bench-results bench-rating bench-claims clean browser \
   lock-peers bench-peers bench bench-matmul bench-fitting bench-scoring bench-sampling bench-workers bench-reward bench-run bench-study bench-growth bench-web bench-report \
-  reproduce-tuning mini-weights reproduce-smoke reproduce-a reproduce-b reproduce-c reproduction-page
+  reproduce-tuning mini-weights reproduce-smoke reproduce-a reproduce-b reproduce-c reproduce-real reproduction-page
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -183,6 +183,11 @@ reproduce-b: $(STAMP) ## Repeat Tables 2, 5, 6 and 7 and Figures 3a and 3b on th
 
 reproduce-c: $(STAMP) ## Repeat the sources of pairs with encoder-decoder (T5) policies, 3 seeds
 	@$(call STUDY,table_3) --set 'model.base=mini_tldr:family=seq2seq,seed={seed}' --seeds 10-12 --out docs/reproduction/table_3.json
+
+# The model is policy, base of both reward models and judge; ARGS="--set judge.model=…" names another judge.
+reproduce-real: $(STAMP) ## Run a small Table 1 on real preferences, two hours on two cores: PREFERENCES=FILE BASE=MODEL
+	@$(call STUDY,rso_core/real_study.yaml --set data.preferences=$(PREFERENCES) --set data.sft=$(PREFERENCES) --set model.base=$(BASE) \
+	  --set judge.model=$(BASE)) --out docs/reproduction/real_study.json
 
 reproduction-page: $(STAMP) ## Make docs/reproduction.md from the bundles in docs/reproduction
 	@$(PY) -m rso_core.reproduction_page docs

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rso_core.auto_sxs import is_better_than_chance
 from rso_core.interval_figure import Point, interval_figure
 from rso_core.mini_tldr import blind_rules, generate_dataset
 from rso_core.references import BUILT_IN, built_in_dataset
@@ -39,7 +40,7 @@ def page(bundles: Mapping[str, Bundle], notes: Mapping[str, str]) -> str:
 def _section(name: str, bundle: Bundle, note: str) -> str:
     study = bundle["study"]
     preset = study_presets().get(study["preset"])
-    parts = [f"## {study['name']}", "", preset.about if preset else "", "", as_markdown(bundle)]
+    parts = [f"## {study['name']}", "", *([preset.about, ""] if preset else []), as_markdown(bundle)]
     parts += (
         [f"![{study['name']}: win rates with intervals](reproduction/{name}.svg)", ""] if metrics_of(bundle) else []
     )
@@ -69,7 +70,17 @@ def _reward_models(bundle: Bundle) -> list[str]:
         for model in found
     ]
     head = "| reward model of seed | held-out pairs | right, % | longer wins, % | more facts win, % | changes with the order, % |"
-    return [head, "|---|---:|---:|---:|---:|---:|", *rows, ""]
+    return [head, "|---|---:|---:|---:|---:|---:|", *rows, "", *_doubts(found)]
+
+
+def _doubts(models: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = [_reward_model_name(model) for model in models if not is_better_than_chance(model["accuracy"])]
+    if not names:
+        return []
+    return [
+        f"**Not better than chance** on held-out human pairs, so that its column says nothing: {'; '.join(names)}.",
+        "",
+    ]
 
 
 def _reward_model_name(model: Mapping[str, Any]) -> str:
@@ -87,15 +98,20 @@ def coverage_rate(bundle: Bundle, seed: int) -> float | None:
 
 
 def _judge(bundle: Bundle) -> list[str]:
-    judge = bundle.get("judge")
-    if not judge:
-        return []
-    accuracy = f"right on {_interval(judge['accuracy'])} % of" if judge["accuracy"] else "able to judge none of"
-    unjudged = judge["outcomes"]["unjudged"]
-    return [
-        f"The judge is {accuracy} {judge['prompts']} held-out human pairs ({unjudged} unjudged, the order decided {judge['order_flips']}).",
-        "",
-    ]
+    judge, asked = bundle.get("judge"), bundle.get("auto_sxs")
+    words = []
+    if judge:
+        accuracy = f"right on {_interval(judge['accuracy'])} % of" if judge["accuracy"] else "able to judge none of"
+        unjudged = judge["outcomes"]["unjudged"]
+        words.append(
+            f"The judge is {accuracy} {judge['prompts']} held-out human pairs ({unjudged} unjudged, the order decided {judge['order_flips']})."
+        )
+    if asked:
+        words.append(
+            f"AutoSxS left {asked['unjudged']} of {asked['prompts']} comparisons unjudged: {asked['unparseable']} of {asked['samples']} "
+            "answers of the judge hold no choice."
+        )
+    return [" ".join(words), ""] if words else []
 
 
 def _percent(rate: float | None) -> str:

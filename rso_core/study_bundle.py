@@ -26,6 +26,7 @@ from rso_core.study_results import (
     cost,
     estimates,
     judge_of,
+    judged_counts,
     measured,
     planned_comparisons,
     sharing,
@@ -54,6 +55,7 @@ def make_bundle(
         "rows": rows,
         "comparisons": [item.as_dict() for item in comparisons(study, found)],
         "judge": judge_of(records),
+        "auto_sxs": judged_counts(records),
         "reward_models": reward_models(records),
         "sharing": sharing(records),
         "cells": [_cell(record) for record in records],
@@ -133,6 +135,12 @@ def metrics_of(bundle: Bundle) -> list[str]:
     return [metric for metric in METRICS if any(metric in row["figures"] for row in bundle["rows"])]
 
 
+def columns_of(bundle: Bundle) -> list[str]:
+    """Return the metrics that a table of the bundle shows: also AutoSxS that was asked and could judge nothing."""
+    known = metrics_of(bundle)
+    return [*known, "auto_sxs"] if bundle.get("auto_sxs") and "auto_sxs" not in known else known
+
+
 def table_rows(bundle: Bundle) -> list[dict[str, Any]]:
     """Return the rows of a table of figures in %, with limits, seeds and the paper's figures: for CSV."""
     return [_flat(bundle, row) for row in [_sft_row(bundle), *bundle["rows"]]]
@@ -144,7 +152,7 @@ def _sft_row(bundle: Bundle) -> dict[str, Any]:
 
 def _flat(bundle: Bundle, row: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {"arm": row["arm"], **row["settings"]}
-    for metric in metrics_of(bundle):
+    for metric in columns_of(bundle):
         figure = row["figures"].get(metric)
         for name in ("value", "low", "high"):
             flat[f"{metric}_{name}"] = round(100 * figure[name], 2) if figure else ""
@@ -186,7 +194,7 @@ def marks(bundle: Bundle) -> dict[tuple[str, str], list[str]]:
 
 def _cells_of(bundle: Bundle, row: Mapping[str, Any], plus_minus: str) -> list[str]:
     settings = [shown(row["settings"][path]) if path in row["settings"] else "" for path in _columns(bundle)]
-    figures = [percent(row["figures"].get(metric), plus_minus) for metric in metrics_of(bundle)]
+    figures = [percent(row["figures"].get(metric), plus_minus) for metric in columns_of(bundle)]
     printed = [
         f"{value:.2f}" if (value := row["paper"].get(name, {}).get(metric)) is not None else ""
         for name, metric in _printed_columns(bundle)
@@ -206,7 +214,7 @@ def _printed_columns(bundle: Bundle) -> list[tuple[str, str]]:
 def _header(bundle: Bundle) -> list[str]:
     settings = [path.rsplit(".", 1)[-1].replace("_", " ") for path in _columns(bundle)]
     printed = [f"paper {METRIC_TITLES[metric]}" for _, metric in _printed_columns(bundle)]
-    return ["arm", *settings, *(METRIC_TITLES[metric] for metric in metrics_of(bundle)), *printed]
+    return ["arm", *settings, *(METRIC_TITLES[metric] for metric in columns_of(bundle)), *printed]
 
 
 _LATEX = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "–": "--", "~": r"\textasciitilde{}"}
@@ -224,7 +232,7 @@ def as_latex(bundle: Bundle) -> str:
     lines += [" & ".join(map(_latex, header)) + r" \\", r"\midrule"]
     for row in [_sft_row(bundle), *bundle["rows"]]:
         cells = [_latex(cell) for cell in _cells_of(bundle, row, "±")]
-        for number, metric in enumerate(metrics_of(bundle), start=first):
+        for number, metric in enumerate(columns_of(bundle), start=first):
             star = "$^{*}$" if (row["arm"], metric) in above else ""
             cells[number] = cells[number].replace("±", r"$\pm$") + star
         lines.append(" & ".join(cells) + r" \\")
@@ -238,7 +246,7 @@ def as_markdown(bundle: Bundle) -> str:
     lines = [f"| {' | '.join(header)} |", "|" + "---|" * first + "---:|" * (len(header) - first)]
     for row in [_sft_row(bundle), *bundle["rows"]]:
         cells = _cells_of(bundle, row, "±")
-        for number, metric in enumerate(metrics_of(bundle), start=first):
+        for number, metric in enumerate(columns_of(bundle), start=first):
             cells[number] += " ▲" if (row["arm"], metric) in above else ""
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])

@@ -130,6 +130,18 @@ def judge_of(records: Iterable[CellRecord]) -> Mapping[str, Any] | None:
     return next((stage.summary for stage in found if stage is not None and stage.digest and stage.summary), None)
 
 
+def judged_counts(records: Iterable[CellRecord]) -> dict[str, int] | None:
+    """Return what AutoSxS was asked in all and what it could not say, each judged stage once; None when it was not asked."""
+    stages = (stage for record in records for key, stage in record.stages.items() if key.startswith("auto_sxs_"))
+    distinct = {stage.digest: stage.summary for stage in stages if stage.digest and stage.summary}
+    if not distinct:
+        return None
+    counts = {
+        name: sum(summary[name] for summary in distinct.values()) for name in ("prompts", "samples", "unparseable")
+    }
+    return counts | {"unjudged": sum(summary["outcomes"]["unjudged"] for summary in distinct.values())}
+
+
 def planned_pairs(study: Study) -> list[tuple[str, str]]:
     """Return the planned comparisons: rso − sft and rso − direct of recipes that are otherwise the same.
 

@@ -67,7 +67,7 @@ def test_a_study_on_files_comes_last_with_its_gold_model_and_its_judge(tmp_path:
     known = {"heldout_pairs": 20, "longer_wins": figure(0.5), "order_flips": 0.12}
     value["reward_models"] = [
         {"metric": "proxy", "seeds": [0], "accuracy": figure(0.81), **known},
-        {"metric": "gold", "seeds": [0], "accuracy": figure(0.7), **known},
+        {"metric": "gold", "seeds": [0], "accuracy": figure(0.51), **known},
     ]
     value["judge"] = {"accuracy": figure(0.51), "prompts": 24, "outcomes": {"unjudged": 2}, "order_flips": 9}
 
@@ -75,7 +75,7 @@ def test_a_study_on_files_comes_last_with_its_gold_model_and_its_judge(tmp_path:
 
     assert text.index("## Table 1") < text.index("## On real preferences")
     assert "| 0 | 20 | 81.0 [79.0, 84.0] | 50.0 [48.0, 53.0] | – | 12.0 |" in text
-    assert "| 0, gold | 20 | 70.0 [68.0, 73.0] |" in text
+    assert "| 0, gold | 20 | 51.0 [49.0, 54.0] |" in text
     assert (
         "The judge is right on 51.0 [49.0, 54.0] % of 24 held-out human pairs (2 unjudged, the order decided 9)."
         in text
@@ -85,10 +85,15 @@ def test_a_study_on_files_comes_last_with_its_gold_model_and_its_judge(tmp_path:
 def test_a_judge_without_any_verdict_has_no_accuracy(tmp_path: Path) -> None:
     value = bundle("table_1")
     value["judge"] = {"accuracy": None, "prompts": 4, "outcomes": {"unjudged": 4}, "order_flips": 0}
+    value["auto_sxs"] = {"prompts": 96, "unjudged": 95, "samples": 384, "unparseable": 370}
 
     text = made(tmp_path, table_1=value)
 
-    assert "The judge is able to judge none of 4 held-out human pairs (4 unjudged, the order decided 0)." in text
+    assert (
+        "The judge is able to judge none of 4 held-out human pairs (4 unjudged, the order decided 0). AutoSxS left 95 of 96"
+        in text
+    )
+    assert "| proxy % | AutoSxS % |" in text
 
 
 def made(folder: Path, **bundles: dict[str, Any]) -> str:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from rso_core.config import RunConfig
 from rso_core.errors import UserError
 from rso_core.studies import Cell, cells, dump_study, extended, parse_seeds, parse_study, setting_paths, study_of
-from rso_core.study_bundle import reward_models
+from rso_core.study_bundle import as_markdown, columns_of, reward_models
 from rso_core.study_presets import mini_base, preset_study, printed_tables, study_presets
-from rso_core.study_results import CellRecord, DoneStage
+from rso_core.study_results import CellRecord, DoneStage, judged_counts
 
 GRID = {"fitting.gamma": [0.1, 0.5], "pairs.pair_source": ["direct", "rso_sample_rank"]}
 LOSSES = ("sigmoid_norm", "hinge", "hinge_norm")
@@ -182,3 +182,25 @@ def test_the_gold_reward_model_of_a_study_is_told_from_the_one_that_trains() -> 
         ("gold", [0], 2),
         ("gold", [1], 3),
     ]
+
+
+def test_what_a_judge_could_not_say_is_counted_once_and_has_a_column() -> None:
+    def record(seed: int, **digests: str) -> CellRecord:
+        said = {"prompts": 32, "samples": 128, "unparseable": 120, "outcomes": {"unjudged": 30}}
+        stages = {key: DoneStage(key, "", "", digest, said) for key, digest in digests.items()}
+        return CellRecord(Cell("arm", seed, RunConfig.model_construct()), stages)
+
+    same = "one artifact for all"
+    found = judged_counts([record(n, auto_sxs_sft=same, auto_sxs_policy=f"{n}", win_rate_sft="x") for n in range(2)])
+
+    assert found == {"prompts": 96, "samples": 384, "unparseable": 360, "unjudged": 90}
+    assert judged_counts([record(0, win_rate_sft="x")]) is None
+    figures = {"proxy": {"value": 0.5, "low": 0.4, "high": 0.6, "seeds": 1}}
+    bundle = {
+        "rows": [{"arm": "a", "settings": {}, "figures": figures, "paper": {}}],
+        "sft": figures,
+        "comparisons": [],
+    }
+    assert columns_of(bundle) == ["proxy"]
+    assert columns_of(bundle | {"auto_sxs": found}) == ["proxy", "auto_sxs"]
+    assert as_markdown(bundle | {"auto_sxs": found}).splitlines()[-1] == "| a | 50.0 ± 10.0 | – |"

@@ -89,7 +89,10 @@ def test_the_bundle_holds_the_table_with_the_papers_figures_beside(finished: tup
     assert row["figures"]["proxy"]["seeds"] == 2
     assert row["figures"]["gold"]["n"] == 12
     assert bundle["sft"]["proxy"]["seeds"] == 2
-    assert [(model["metric"], model["seeds"]) for model in bundle["reward_models"]] == [("proxy", [10]), ("proxy", [11])]
+    assert [(model["metric"], model["seeds"]) for model in bundle["reward_models"]] == [
+        ("proxy", [10]),
+        ("proxy", [11]),
+    ]
     assert all(0 <= model["accuracy"]["low"] <= model["accuracy"]["high"] <= 1 for model in bundle["reward_models"])
     by_seed = [cell["figures"]["proxy"]["value"] for cell in bundle["cells"] if cell["arm"] == row["arm"]]
     assert row["figures"]["proxy"]["value"] == pytest.approx(sum(by_seed) / 2)

@@ -7,7 +7,9 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from rso_core import studies
-from rso_core.study_bundle import Bundle, make_bundle, marks, metrics_of
+from rso_core.auto_sxs import is_better_than_chance
+from rso_core.plan import GOLD
+from rso_core.study_bundle import Bundle, columns_of, make_bundle, marks
 from rso_core.study_presets import PrintedTable, printed_tables, study_presets
 from rso_core.study_results import METRIC_TITLES, METRICS, SFT, CellRecord, DoneStage, compare, measured
 from webapp.runs.artifacts import store
@@ -16,7 +18,19 @@ from webapp.runs.run_results import system_of
 from webapp.studies.models import Study, StudyCell
 
 # Stages whose summaries the table is made of; the others' can be large.
-_READ = ("judge_accuracy", "win_rate_policy", "win_rate_sft", "sampling", "scoring", "rejection_sampling", "pairs")
+_READ = (
+    "judge_accuracy",
+    "auto_sxs_policy",
+    "auto_sxs_sft",
+    "win_rate_policy",
+    "win_rate_sft",
+    "reward_training",
+    GOLD,
+    "sampling",
+    "scoring",
+    "rejection_sampling",
+    "pairs",
+)
 
 
 @dataclass(frozen=True)
@@ -74,8 +88,14 @@ class StudyPage:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Return the metrics that have been measured."""
-        return metrics_of(self.bundle)
+        """Return the metrics that have been measured, or at least asked for."""
+        return columns_of(self.bundle)
+
+    @property
+    def doubtful_reward_models(self) -> list[dict[str, Any]]:
+        """Return the reward models that held-out human pairs do not show to be better than chance."""
+        measured_models = [model for model in self.bundle["reward_models"] if model["accuracy"]]
+        return [model for model in measured_models if not is_better_than_chance(model["accuracy"])]
 
     @property
     def metric_titles(self) -> list[str]:

@@ -89,6 +89,30 @@ def test_cells_wait_for_the_built_in_data_that_the_study_asks_for(browser: Clien
     assert "failed: the disk is full" in browser.get(study.get_absolute_url()).content.decode()
 
 
+def test_judges_and_reward_models_that_say_nothing_are_named(
+    browser: Client, researcher: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"prompts": 96, "unjudged": 95, "samples": 384, "unparseable": 370}
+    judge = {"accuracy": None, "better_than_chance": False, "prompts": 24}
+    monkeypatch.setattr("rso_core.study_bundle.judged_counts", lambda _: asked)
+    monkeypatch.setattr("rso_core.study_bundle.judge_of", lambda _: judge)
+    accuracy = {"value": 0.504, "low": 0.414, "high": 0.592, "n": 113}
+    known = [
+        {"metric": metric, "seeds": [0], "accuracy": accuracy | low}
+        for metric, low in (("proxy", {"low": 0.501}), ("gold", {}))
+    ]
+    monkeypatch.setattr("rso_core.study_bundle.reward_models", lambda _: known)
+
+    page = browser.get(started(browser, researcher, preset="table_3", seeds="0").get_absolute_url())
+
+    assert page.context["page"].metric_titles == ["AutoSxS %"]
+    words = " ".join(page.content.decode().split())
+    assert "The gold reward model of seed 0 is not better than chance" in words
+    assert "The proxy reward model" not in words
+    assert "could judge none of 24 held-out human pairs" in words
+    assert "AutoSxS left 95 of 96 comparisons unjudged: 370 of 384 answers of the judge hold no choice." in words
+
+
 def body(answer: Any) -> str:
     return b"".join(answer).decode()
 
@@ -150,6 +174,7 @@ def exports_the_table_and_a_bundle_that_runs_again(browser: Client, finished: St
     text = body(browser.get(f"{address}bundle.json"))
     assert cells(parse_study(text)) == cells(finished.plan)
     assert len(json.loads(text)["comparisons"]) == 6
+    assert {seed for model in json.loads(text)["reward_models"] for seed in model["seeds"]} == {0, 1}
     assert AuditEntry.objects.filter(action="downloaded", kind="study").count() == 3
 
 
