@@ -16,6 +16,7 @@ from webapp.runs.models import Dataset, RegisteredModel, Run, Stage, Status
 from webapp.studies import services
 from webapp.studies.launching import launch_waiting
 from webapp.studies.models import Study
+from webapp.studies.study_page import _made
 
 pytestmark = pytest.mark.django_db
 
@@ -94,6 +95,7 @@ def test_judges_and_reward_models_that_say_nothing_are_named(
 ) -> None:
     asked = {"prompts": 96, "unjudged": 95, "samples": 384, "unparseable": 370}
     judge = {"accuracy": None, "better_than_chance": False, "prompts": 24}
+    monkeypatch.setattr("webapp.studies.study_page._made", _made.__wrapped__)  # what is made here is kept for nobody
     monkeypatch.setattr("rso_core.study_bundle.judged_counts", lambda _: asked)
     monkeypatch.setattr("rso_core.study_bundle.judge_of", lambda _: judge)
     accuracy = {"value": 0.504, "low": 0.414, "high": 0.592, "n": 113}
