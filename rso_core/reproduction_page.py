@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rso_core.auto_sxs import is_better_than_chance
 from rso_core.interval_figure import Point, interval_figure
 from rso_core.mini_tldr import blind_rules, generate_dataset
 from rso_core.references import BUILT_IN, built_in_dataset
 from rso_core.studies import SEED
-from rso_core.study_bundle import Bundle, as_markdown, metrics_of
+from rso_core.study_bundle import Bundle, as_markdown, doubtful_reward_models, metrics_of
 from rso_core.study_presets import study_presets
 from rso_core.study_results import METRIC_TITLES, SFT
 
@@ -70,11 +69,11 @@ def _reward_models(bundle: Bundle) -> list[str]:
         for model in found
     ]
     head = "| reward model of seed | held-out pairs | right, % | longer wins, % | more facts win, % | changes with the order, % |"
-    return [head, "|---|---:|---:|---:|---:|---:|", *rows, "", *_doubts(found)]
+    return [head, "|---|---:|---:|---:|---:|---:|", *rows, "", *_doubts(bundle)]
 
 
-def _doubts(models: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = [_reward_model_name(model) for model in models if not is_better_than_chance(model["accuracy"])]
+def _doubts(bundle: Bundle) -> list[str]:
+    names = [_reward_model_name(model) for model in doubtful_reward_models(bundle)]
     if not names:
         return []
     return [

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from rso_core.artifacts import ArtifactStore
+from rso_core.auto_sxs import is_better_than_chance
 from rso_core.plan import CODE_VERSIONS, GOLD
 from rso_core.studies import Arm, Study, shown
 from rso_core.study_presets import printed_tables
@@ -88,6 +89,12 @@ def reward_models(records: Sequence[CellRecord]) -> list[dict[str, Any]]:
             seeds: list[int] = found.setdefault((metric, stage.digest), known)["seeds"]
             seeds += [record.cell.seed] if record.cell.seed not in seeds else []
     return list(found.values())
+
+
+def doubtful_reward_models(bundle: Bundle) -> list[dict[str, Any]]:
+    """Return the measured reward models that held-out human pairs do not show to be better than chance."""
+    found: list[dict[str, Any]] = bundle.get("reward_models", [])
+    return [model for model in found if model["accuracy"] and not is_better_than_chance(model["accuracy"])]
 
 
 def _setting(record: CellRecord, path: str) -> Any:

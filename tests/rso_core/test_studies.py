@@ -163,21 +163,19 @@ def test_the_papers_figures_add_up_to_what_was_added_by_hand(name: str, sums: di
         assert sum(sum(row) for row in table.rows.values()) == pytest.approx(sums[data], abs=1e-6)
 
 
+def done(seed: int, summaries: dict[str, dict[str, Any]]) -> CellRecord:
+    """Return a cell with finished stages; those of one key that say the same are one artifact."""
+    stages = {key: DoneStage(key, "", "", f"{key} {summary}", summary) for key, summary in summaries.items()}
+    return CellRecord(Cell("arm", seed, RunConfig.model_construct()), stages)
+
+
 def test_the_gold_reward_model_of_a_study_is_told_from_the_one_that_trains() -> None:
-    def record(seed: int, **digests: str) -> CellRecord:
-        stages = {
-            key: DoneStage(key, "", "", digest, {"heldout_pairs": len(digest)}) for key, digest in digests.items()
-        }
-        return CellRecord(Cell("arm", seed, RunConfig.model_construct()), stages)
+    records = [
+        done(seed, {"reward_training": {"heldout_pairs": 1}, "gold_reward_training": {"heldout_pairs": 2 + seed}})
+        for seed in range(2)
+    ]
 
-    found = reward_models(
-        [
-            record(0, reward_training="a", gold_reward_training="bb"),
-            record(1, reward_training="a", gold_reward_training="ccc"),
-        ]
-    )
-
-    assert [(model["metric"], model["seeds"], model["heldout_pairs"]) for model in found] == [
+    assert [(model["metric"], model["seeds"], model["heldout_pairs"]) for model in reward_models(records)] == [
         ("proxy", [0, 1], 1),
         ("gold", [0], 2),
         ("gold", [1], 3),
@@ -185,16 +183,15 @@ def test_the_gold_reward_model_of_a_study_is_told_from_the_one_that_trains() -> 
 
 
 def test_what_a_judge_could_not_say_is_counted_once_and_has_a_column() -> None:
-    def record(seed: int, **digests: str) -> CellRecord:
-        said = {"prompts": 32, "samples": 128, "unparseable": 120, "outcomes": {"unjudged": 30}}
-        stages = {key: DoneStage(key, "", "", digest, said) for key, digest in digests.items()}
-        return CellRecord(Cell("arm", seed, RunConfig.model_construct()), stages)
-
-    same = "one artifact for all"
-    found = judged_counts([record(n, auto_sxs_sft=same, auto_sxs_policy=f"{n}", win_rate_sft="x") for n in range(2)])
+    said = {"prompts": 32, "samples": 128, "unparseable": 120, "outcomes": {"unjudged": 30}}
+    records = [
+        done(seed, {"auto_sxs_sft": said, "auto_sxs_policy": said | {"seed": seed}, "win_rate_sft": {}})
+        for seed in range(2)
+    ]
+    found = judged_counts(records)
 
     assert found == {"prompts": 96, "samples": 384, "unparseable": 360, "unjudged": 90}
-    assert judged_counts([record(0, win_rate_sft="x")]) is None
+    assert judged_counts([done(0, {"win_rate_sft": {"prompts": 32}})]) is None
     figures = {"proxy": {"value": 0.5, "low": 0.4, "high": 0.6, "seeds": 1}}
     bundle = {
         "rows": [{"arm": "a", "settings": {}, "figures": figures, "paper": {}}],

@@ -7,9 +7,8 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from rso_core import studies
-from rso_core.auto_sxs import is_better_than_chance
 from rso_core.plan import GOLD
-from rso_core.study_bundle import Bundle, columns_of, make_bundle, marks
+from rso_core.study_bundle import Bundle, columns_of, doubtful_reward_models, make_bundle, marks
 from rso_core.study_presets import PrintedTable, printed_tables, study_presets
 from rso_core.study_results import METRIC_TITLES, METRICS, SFT, CellRecord, DoneStage, compare, measured
 from webapp.runs.artifacts import store
@@ -94,8 +93,7 @@ class StudyPage:
     @property
     def doubtful_reward_models(self) -> list[dict[str, Any]]:
         """Return the reward models that held-out human pairs do not show to be better than chance."""
-        measured_models = [model for model in self.bundle["reward_models"] if model["accuracy"]]
-        return [model for model in measured_models if not is_better_than_chance(model["accuracy"])]
+        return doubtful_reward_models(self.bundle)
 
     @property
     def metric_titles(self) -> list[str]:
