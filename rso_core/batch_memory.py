@@ -1,7 +1,7 @@
 """How large the micro-batches of a training are: as set, or found by trying the longest ones before the first step.
 
 Found: the tokens of one forward and backward pass, the most out of MOST_TOKENS and its halves that free memory holds
-with a margin. It is not the most that fits, so that machines with memory enough find the same and train to the same bytes. When memory runs out all the same, what goes through at once is halved and the step
+with a margin, once for every lane (`lanes`). It is not the most that fits, so that machines with memory enough find the same and train to the same bytes. When memory runs out all the same, one lane is left, then what goes through at once is halved, and the step
 done again; a single item that does not fit turns gradient checkpointing on, or else is an error with advice.
 
 What holds from which step on is kept in a file beside the checkpoints: a training that goes on cuts its batches as
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from rso_core import memory, processes
 from rso_core.errors import OutOfMemoryError, UserError
-from rso_core.micro_batches import Budget, Place, Sizes, micro_batches
+from rso_core.lanes import wanted_lanes
+from rso_core.micro_batches import Budget, Place, Sizes, micro_batches, shares
 from rso_core.protocol import Event, Log
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Cut:
     step: int
     budget: Budget
     checkpointing: bool
+    lanes: int = 1
 
 
 class BatchMemory:
@@ -60,7 +62,7 @@ class BatchMemory:
         self._fixed = fixed
         if not self._cuts:
             size, wanted = self._settings["micro_batch_size"], self._settings["gradient_checkpointing"]
-            self._cuts = [Cut(step, Budget(items=size), wanted == "on")]
+            self._cuts = [Cut(step, Budget(items=size), wanted == "on", self._lanes())]
             if not size:
                 on_cpu = self._lm.device.type == "cpu"  # several processes share its memory
                 free = memory.free_bytes(self._lm.device) // (processes.count() if on_cpu else 1)
@@ -68,14 +70,22 @@ class BatchMemory:
             self._keep(self._cuts[0])
         self._follow(step)
 
-    def cut(self, batch: Sequence[Place], step: int) -> list[list[Place]]:
-        """Return the micro-batches of a step's batch."""
-        return micro_batches(batch, self._sizes, self._follow(step).budget)
+    def _lanes(self) -> int:
+        tokens = self._settings["batch_size"] * float(self._sizes.lengths.mean()) / processes.count()
+        return wanted_lanes(self._lm, tokens, dropout=self._settings["dropout"])
+
+    def cut(self, batch: Sequence[Place], step: int) -> list[list[list[Place]]]:
+        """Return the micro-batches of a step's batch, by lane."""
+        now = self._follow(step)
+        parts = shares(batch, self._sizes, now.lanes)
+        return [micro_batches(part, self._sizes, now.budget) for part in parts if part]
 
     def shrink(self, step: int, error: BaseException) -> None:
         """Halve what goes through at once from this step on. Raises OutOfMemoryError when nothing is left to halve."""
         now = self._follow(step)
-        if now.budget.items != 1 and not 0 < now.budget.tokens <= self._sizes.longest_item:
+        if now.lanes > 1:
+            found = replace(now, step=step, lanes=1)
+        elif now.budget.items != 1 and not 0 < now.budget.tokens <= self._sizes.longest_item:
             found = replace(now, step=step, budget=now.budget.halved())
         elif self._may_checkpoint(now):
             found = replace(now, step=step, checkpointing=True)
@@ -96,18 +106,18 @@ class BatchMemory:
         except (RuntimeError, MemoryError, OSError) as error:
             if not memory.is_out_of_memory(error):
                 raise
-            if not self._may_checkpoint(start):
+            if not self._may_shrink(start):
                 raise self._too_large(error) from error
             found = None
         if found is None:
-            self._cuts = [replace(start, checkpointing=True)]
+            self._cuts = [replace(start, lanes=1) if start.lanes > 1 else replace(start, checkpointing=True)]
             self._find(attempt, free)
             return
         self._cuts = [found]
         self._emit(Log(message=f"{_described(found)}; {free / 1e9:.1f} GB are free"))
 
     def _tried(self, start: Cut, attempt: Callable[[Sequence[int]], None], free: int) -> Cut | None:
-        """Return what fits, or None when the longest item takes more than its share and checkpointing would help."""
+        """Return what fits, or None when the longest item takes more than its share and something else would help."""
         _checkpoint(self._lm, on=start.checkpointing)
         self._follow(start.step)
         device = self._lm.device
@@ -120,10 +130,11 @@ class BatchMemory:
                 break
             following = within[-1] if tokens else rungs[0]
             grown = self._growth(following, meter, attempt, free, must=not tokens)
+            grown = self._fixed + start.lanes * max(0.0, grown - self._fixed)
             if grown > SHARE * free and tokens:
                 rungs = [rung for rung in rungs if rung < following]
                 continue
-            if grown > SHARE * free and self._may_checkpoint(start):
+            if grown > SHARE * free and self._may_shrink(start):
                 return None
             tokens, peak, rungs = following, grown, [rung for rung in rungs if rung > following]
         return replace(start, budget=Budget(tokens=tokens))
@@ -143,6 +154,10 @@ class BatchMemory:
             return float("inf")
         missing = tokens / self._sizes.together(items) if len(items) < self._settings["batch_size"] else 1.0
         return self._fixed + max(0, grown - self._fixed) * max(1.0, missing)
+
+    def _may_shrink(self, now: Cut) -> bool:
+        """Return whether a single item could take less memory."""
+        return now.lanes > 1 or self._may_checkpoint(now)
 
     def _may_checkpoint(self, now: Cut) -> bool:
         able = getattr(self._lm.plain, "supports_gradient_checkpointing", False)
@@ -172,7 +187,7 @@ def _read(file: Path) -> list[Cut]:
     if not file.exists():
         return []
     entries = json.loads(file.read_text(encoding="utf-8"))
-    return [Cut(entry["step"], Budget(**entry["budget"]), entry["checkpointing"]) for entry in entries]
+    return [Cut(**entry | {"budget": Budget(**entry["budget"])}) for entry in entries]
 
 
 def _rungs(sizes: Sizes, count: int, most: int) -> list[int]:
@@ -186,7 +201,8 @@ def _rungs(sizes: Sizes, count: int, most: int) -> list[int]:
 
 def _described(cut: Cut) -> str:
     size = f"{cut.budget.tokens:,} tokens" if cut.budget.tokens else f"{cut.budget.items:,} items"
-    return f"micro-batches of at most {size}" + (", with gradient checkpointing" if cut.checkpointing else "")
+    lanes = f", {cut.lanes} side by side" if cut.lanes > 1 else ""
+    return f"micro-batches of at most {size}{lanes}" + (", with gradient checkpointing" if cut.checkpointing else "")
 
 
 def _checkpoint(lm: "LanguageModel", *, on: bool) -> None:

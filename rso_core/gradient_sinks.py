@@ -6,6 +6,7 @@ and hands them on; for a vocabulary of 50,000 that moves half a gigabyte in ever
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,12 @@ _PRODUCT = 1 << 21  # numbers of a product that are made before they are added
 
 @dataclass(frozen=True)
 class Sink:
-    """`total()` returns the float32 sum, of the weight's shape, that the parts of its gradient are added to."""
+    """`with adding() as total` gives the float32 sum, of the weight's shape, to add a part of its gradient to.
 
-    total: Callable[[], Tensor]
+    Where several threads add to one sum, the block is entered when it is this part's turn (`lanes.Turns`).
+    """
+
+    adding: Callable[[], AbstractContextManager[Tensor]]
 
 
 def give_sink(weight: Any, sink: Sink | None) -> None:
@@ -74,9 +78,10 @@ class _Embedded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
         (ids,) = ctx.saved_tensors
-        rows, total = ids.flatten(), ctx.sink.total()
-        gradient = gradients[0].reshape(len(rows), -1).to(total.dtype)
+        rows = ids.flatten()
+        gradient = gradients[0].reshape(len(rows), -1).float()
         if ctx.padding is not None:
             gradient = gradient.masked_fill((rows == ctx.padding)[:, None], 0)
-        total.index_add_(0, rows, gradient)
+        with ctx.sink.adding() as total:
+            total.index_add_(0, rows, gradient)
         return None, None, None, None

@@ -4,6 +4,7 @@ On a CPU: what psutil calls available, or less where a control group or `ulimit 
 driver calls free and what torch keeps unused (written for CUDA, not tested on a GPU). Knows nothing of models.
 """
 
+import ctypes
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -127,8 +128,10 @@ class Meter:
 
 
 def release(device: "torch.device") -> None:
-    """Give unused memory of the GPU back, so that what comes next can take it in other pieces."""
+    """Give unused memory back, so that what comes next can take it in other pieces."""
     import torch
 
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    elif (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # the GNU C library's
+        trim(0)

@@ -74,6 +74,12 @@ def trusted(lm: LanguageModel, agrees: Callable[[LanguageModel], bool]) -> bool:
     return _known[plain]
 
 
+def share_trust(copy: LanguageModel, original: LanguageModel) -> None:
+    """Let what was found out about a model hold for a copy of its layers too."""
+    if original.plain in _known:
+        _known[copy.plain] = _known[original.plain]
+
+
 def close(lm: LanguageModel, found: Tensor, expected: Tensor) -> bool:
     """Return whether logits of a packed forward equal the model's own, up to the rounding of its precision."""
     centred = expected.float() - expected.float().mean(dim=-1, keepdim=True)

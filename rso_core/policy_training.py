@@ -57,7 +57,7 @@ def fit_policy(  # noqa: PLR0913 - as every training, plus snapshots
     objective = Objective[Row](
         section="fitting",
         items=pairs,
-        loss=lambda batch: pair_loss(lm, [drawn.item for drawn in batch], training),
+        loss=lambda lm, batch: pair_loss(lm, [drawn.item for drawn in batch], training),
         sizes=_sizes(pairs, shared=shares_prompts(lm) and not training["dropout"]),
         check_first=lambda values: _check_start(values["loss"], training, lm.dtype),
         after_step=at_snapshots(len(pairs), training, save_snapshot),

@@ -89,7 +89,8 @@ class _VocabularyLogits(torch.autograd.Function):
             return of_hidden, None, None
         if ctx.sink is None:
             return of_hidden, (gradient.T @ hidden).to(weight.dtype), None
-        ctx.sink.total().addmm_(gradient.T, hidden)
+        with ctx.sink.adding() as total:
+            total.addmm_(gradient.T, hidden)
         return of_hidden, None, None
 
 

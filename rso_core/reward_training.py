@@ -53,7 +53,7 @@ def train_reward(  # noqa: PLR0913 - as every training, plus how comparisons are
     objective = Objective[HumanPair](
         section="reward",
         items=read.pairs,
-        loss=lambda batch: _label_loss(lm, batch, seed),
+        loss=lambda lm, batch: _label_loss(lm, batch, seed),
         sizes=Sizes([len(pair.chosen_first) for pair in read.pairs]),
     )
     result = train(lm, objective, training, seed=seed, checkpoint_dir=checkpoint_dir, attempt=attempt, emit=emit)

@@ -56,7 +56,7 @@ def train_sft(
     The loss is −log π(target | prompt) over target tokens including end-of-sequence, its mean over the tokens of
     the batch.
     """
-    objective = _objective(lm, examples, "sft")
+    objective = _objective(examples, "sft")
     return train(lm, objective, training, seed=seed, checkpoint_dir=checkpoint_dir, attempt=attempt, emit=emit)
 
 
@@ -76,15 +76,15 @@ def fit_on_targets(  # noqa: PLR0913 - as every training, plus snapshots
     `training` is the JSON of a FittingConfig; snapshots are those of `policy_training.fit_policy`.
     """
     after_step = at_snapshots(len(examples), training, save_snapshot)
-    objective = replace(_objective(lm, examples, "fitting"), after_step=after_step)
+    objective = replace(_objective(examples, "fitting"), after_step=after_step)
     return train(lm, objective, training, seed=seed, checkpoint_dir=checkpoint_dir, attempt=attempt, emit=emit)
 
 
-def _objective(lm: "LanguageModel", examples: Sequence[Example], section: str) -> Objective[Example]:
+def _objective(examples: Sequence[Example], section: str) -> Objective[Example]:
     return Objective[Example](
         section=section,
         items=examples,
-        loss=lambda batch: sft_loss(lm, batch),
+        loss=sft_loss,
         weight=lambda example: len(example[1]),
         sizes=Sizes(_lengths(examples)),
     )

@@ -7,6 +7,7 @@ the product and become their own slopes. The slopes of the weight go straight to
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -78,17 +79,20 @@ class _TokenLogProbs(torch.autograd.Function):
             torch.zeros_like(part) if needed else None
             for part, needed in zip((hidden, weight, bias), wanted, strict=True)
         )
-        total = ctx.sink.total() if ctx.needs_input_grad[1] and ctx.sink is not None else of_weight
+        sink = ctx.sink if ctx.needs_input_grad[1] else None
         logits_of = _Logits(hidden, weight, bias, ctx.chunk, ctx.kept, known=ctx.kept is not None)
-        for part in logits_of.parts:
-            slopes = logits_of(part)
-            _to_slopes(slopes, targets[part], log_sum[part], gradients[0][part])
-            if of_hidden is not None:
-                torch.mm(slopes, weight, out=of_hidden[part])
-            if total is not None:
-                add_product(total, slopes, hidden[part])
-            if of_bias is not None:
-                of_bias += slopes.sum(dim=0, dtype=torch.float32).to(bias.dtype)
+        with ExitStack() as turn:
+            for number, part in enumerate(logits_of.parts):
+                slopes = logits_of(part)
+                _to_slopes(slopes, targets[part], log_sum[part], gradients[0][part])
+                if of_hidden is not None:
+                    torch.mm(slopes, weight, out=of_hidden[part])
+                if number == 0:  # what does not touch the sum need not wait for its turn
+                    total = of_weight if sink is None else turn.enter_context(sink.adding())
+                if total is not None:
+                    add_product(total, slopes, hidden[part])
+                if of_bias is not None:
+                    of_bias += slopes.sum(dim=0, dtype=torch.float32).to(bias.dtype)
         ctx.kept = None
         return of_hidden, of_weight, of_bias, None, None
 

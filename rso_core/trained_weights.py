@@ -5,18 +5,29 @@ and is rounded away. Measured on a toy model, share of weights changed by 20 ste
 4.7 % with them at 1e-5, 2.6 % against 39 % at 1e-4. Gradients of micro-batches are added up in float32 for the same
 reason, each as soon as the backward pass has it, so that there is never a second set of them in bfloat16.
 
-Bytes a weight while training in bfloat16: 2 (model) + 4 (master) + 4 (gradient), and Adafactor's sums of rows and
-columns; in float32: 4 + 4.
+A master is needed in a step only. While gradients are computed, on a CPU, it is put away as what it has more than the
+weight rounded from it: 16 bits. Bytes a weight then, in bfloat16: 2 (model) + 2 (master) + 4 (gradient), and
+Adafactor's sums of rows and columns; in float32: 4 + 4.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 
+from rso_core import memory
 from rso_core.adafactor import Adafactor
-from rso_core.gradient_sinks import Sink, add_in_blocks, give_sink
+from rso_core.gradient_sinks import BLOCK, Sink, add_in_blocks, give_sink
+
+Turn = Callable[
+    [str, bool], AbstractContextManager[object]
+]  # (weight, whether nothing follows) → when to add to its sum
+
+
+def _at_once(_name: str, _last: bool) -> AbstractContextManager[object]:  # noqa: FBT001 - a Turn
+    return nullcontext()
 
 
 class Weights:
@@ -29,55 +40,92 @@ class Weights:
             for name, p in self.params.items()
         }
         self._present: set[str] = set()  # whose gradient is of this step
-        self._hooks = [
-            param.register_post_accumulate_grad_hook(partial(self._collect, name))  # type: ignore[no-untyped-call]
-            for name, param in self.params.items()
-        ]
-        for name, param in self.params.items():
-            if self.masters[name] is not param:
-                give_sink(param, Sink(partial(self._total, name)))
+        self._away: dict[str, torch.Tensor] = {}  # what masters that are put away had more than their weights
+        self._hooks: list[Any] = []
+        self.collect_from(self.params, _at_once)
+
+    def collect_from(self, leaves: Mapping[str, torch.Tensor], turn: Turn) -> None:
+        """Add the gradients of `leaves`, which stand for the weights of these names, to those of the masters."""
+        for name, leaf in leaves.items():
+            hook = partial(self._collect, name, turn)
+            self._hooks.append(leaf.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
+            if leaf.dtype != torch.float32:
+                give_sink(leaf, Sink(partial(self._adding, name, turn)))
 
     @property
     def copies(self) -> dict[torch.Tensor, torch.Tensor]:
         """Return which weights of the model are rounded from which masters."""
         return {self.masters[name]: p for name, p in self.params.items() if self.masters[name] is not p}
 
-    def _collect(self, name: str, param: torch.Tensor) -> None:
-        """Add the gradient of a weight to that of its master."""
+    def _collect(self, name: str, turn: Turn, leaf: torch.Tensor) -> None:
+        """Add the gradient of a weight, or of a leaf in its place, to that of its master."""
         master = self.masters[name]
-        if master is not param and param.grad is not None:
-            if name in self._present and master.grad is not None:
-                add_in_blocks(master.grad, param.grad)
-            elif master.grad is None:
-                master.grad = param.grad.float()
-            else:
-                master.grad.copy_(param.grad)
-            param.grad = None
-        self._present.add(name)
+        with turn(name, True):
+            if master is not leaf and leaf.grad is not None:
+                if name in self._present and master.grad is not None:
+                    add_in_blocks(master.grad, leaf.grad)
+                elif master.grad is None:
+                    master.grad = leaf.grad.float()
+                else:
+                    master.grad.copy_(leaf.grad)
+                leaf.grad = None
+            self._present.add(name)
 
-    def _total(self, name: str) -> torch.Tensor:
-        """Return the gradient of a master, to be added to."""
+    @contextmanager
+    def _adding(self, name: str, turn: Turn) -> Iterator[torch.Tensor]:
+        """Give the gradient of a master, to be added to."""
         master = self.masters[name]
-        if master.grad is None:
-            master.grad = torch.zeros_like(master)
-        elif name not in self._present:
-            master.grad.zero_()
-        self._present.add(name)
-        return master.grad
+        with turn(name, False):
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+            elif name not in self._present:
+                master.grad.zero_()
+            self._present.add(name)
+            yield master.grad
 
     def begin(self) -> None:
-        """Forget the gradients; the memory of the masters' is kept, since fresh memory takes time to fill."""
+        """Forget the gradients, and put the masters away.
+
+        The memory of the gradients is kept, since fresh memory takes time to fill.
+        """
+        self._put_away()
         self._present.clear()
         for name, param in self.params.items():
             if self.masters[name] is param:
                 param.grad = None
 
     def gradients(self) -> list[torch.Tensor]:
-        """Return the gradients that this step has; weights without one have none afterwards."""
+        """Bring the masters back and return the gradients of this step; weights without one have none afterwards."""
+        self._bring_back()
         for name, master in self.masters.items():
             if name not in self._present:
                 master.grad = None
         return [master.grad for master in self.masters.values() if master.grad is not None]
+
+    @torch.no_grad()
+    def _put_away(self) -> None:
+        if self._away:
+            return
+        for name, master in self.masters.items():
+            param = self.params[name]
+            if param.dtype == torch.bfloat16 and param.device.type == "cpu":
+                self._away[name] = _beyond(master, param)
+                master.untyped_storage().resize_(0)
+        self._release()
+
+    def _release(self) -> None:
+        """Let the system have what was freed: otherwise it would stay beside what other threads take."""
+        if self._away:
+            memory.release(next(iter(self._away.values())).device)
+
+    @torch.no_grad()
+    def _bring_back(self) -> None:
+        self._release()
+        for name in list(self._away):
+            master, beyond = self.masters[name], self._away.pop(name)
+            master.untyped_storage().resize_(4 * master.numel())
+            for of_master, of_param, more in _blocks(master, self.params[name], beyond):
+                of_master.copy_(_high_bits(of_param).add_(more))
 
     @torch.no_grad()
     def publish(self) -> None:
@@ -100,6 +148,30 @@ class Weights:
             give_sink(param, None)
         for tensor in (*self.masters.values(), *self.params.values()):
             tensor.grad = None
+
+
+def _beyond(master: torch.Tensor, param: torch.Tensor) -> torch.Tensor:
+    """Return how far a float32 number lies from its rounding to bfloat16, in units of its last place: an int16.
+
+    One number in 65,536, exactly half-way and rounded down, would need 32,768: it loses one unit of its last place.
+    """
+    found = torch.empty(param.shape, dtype=torch.int16)
+    for of_master, of_param, into in _blocks(master, param, found):
+        into.copy_((of_master - _high_bits(of_param)).clamp_(max=torch.iinfo(torch.int16).max))
+    return found
+
+
+def _high_bits(param: torch.Tensor) -> torch.Tensor:
+    """Return the bits of the float32 that equals a bfloat16, given as int16."""
+    return param.to(torch.int32) << 16
+
+
+def _blocks(
+    master: torch.Tensor, param: torch.Tensor, beyond: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Yield the bits of a weight in three forms, a few at a time: int32, int16 and int16."""
+    bits = (master.detach().view(torch.int32), param.detach().view(torch.int16), beyond)
+    return zip(*(torch.split(part.view(-1), BLOCK) for part in bits), strict=True)
 
 
 class Optimizer:

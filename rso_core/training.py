@@ -21,6 +21,7 @@ from rso_core.batch_memory import BatchMemory
 from rso_core.checkpoints import load_checkpoint, save_checkpoint
 from rso_core.data_order import DataOrder, num_items, num_steps
 from rso_core.errors import UserError
+from rso_core.lanes import Lanes
 from rso_core.micro_batches import Place, Sizes, shares
 from rso_core.protocol import Event, Log, Metrics, Progress
 from rso_core.trained_weights import Optimizer, Weights
@@ -62,14 +63,14 @@ def _nothing(_argument: Any) -> None:
 class Objective(Generic[Item]):
     """What is trained on and how it is judged.
 
-    section: part of the configuration that advice names. weight: share of an item in the step (tokens for a token
+    section: part of the configuration that advice names. loss: gets the layers to read the items with. weight: share of an item in the step (tokens for a token
     mean). sizes: the tokens of each item, and which items share some (the pairs of a prompt) and stay together. check_first sees the values of step 1 before the weights
     change; after_step runs before the checkpoint of that step is written.
     """
 
     section: str
     items: Sequence[Item]
-    loss: Callable[[Sequence[Drawn[Item]]], BatchLoss]
+    loss: Callable[["LanguageModel", Sequence[Drawn[Item]]], BatchLoss]
     weight: Callable[[Item], float] = _one
     sizes: Sizes | None = None
     check_first: Callable[[dict[str, float]], None] = _nothing
@@ -132,6 +133,7 @@ class _Loop:
         self._order = DataOrder(self._sizes.blocks, seed)
         self._total = num_steps(len(objective.items), settings)
         self._weights = Weights(lm.model)
+        self._lanes = Lanes(lm, self._weights)
         self._optimizer = Optimizer(self._weights, settings)
         self._position = _Position()
         self._resumed = 0
@@ -183,7 +185,7 @@ class _Loop:
         drawn = [Drawn(self._objective.items[index], 0) for index in items]
         try:
             with torch.random.fork_rng():
-                self._objective.loss(drawn).total.backward()  # type: ignore[no-untyped-call]
+                self._objective.loss(self._lm, drawn).total.backward()  # type: ignore[no-untyped-call]
         finally:
             self._forget_gradients()
 
@@ -246,16 +248,19 @@ class _Loop:
         """Leave the gradient of the batch in the masters; return what to report and the number of tokens."""
         drawn = {place: Drawn(self._objective.items[place[0]], place[1]) for place in batch}
         weight = sum(self._objective.weight(one.item) for one in drawn.values())
-        sums = {"loss": 0.0, "tokens": 0.0}
         share = shares(batch, self._sizes, processes.count())[processes.rank()]
-        for places in self._memory.cut(share, self._position.step):
-            part = self._objective.loss([drawn[place] for place in places])
+
+        def add_gradient(lm: "LanguageModel", places: Sequence[Place]) -> dict[str, float]:
+            part = self._objective.loss(lm, [drawn[place] for place in places])
             scaled = part.total / weight
-            sums["loss"] += float(scaled.detach())
-            self._refuse_non_finite({"loss": sums["loss"]})
+            loss = float(scaled.detach())
+            self._refuse_non_finite({"loss": loss})
             scaled.backward()  # type: ignore[no-untyped-call]
-            sums["tokens"] += part.tokens
-            for name, value in part.sums.items():
+            return part.sums | {"loss": loss, "tokens": part.tokens}
+
+        sums = {"loss": 0.0, "tokens": 0.0}
+        for found in self._lanes.run(self._memory.cut(share, self._position.step), add_gradient):
+            for name, value in found.items():
                 sums[name] = sums.get(name, 0.0) + value
         sums = processes.total(sums)
         loss, tokens = sums.pop("loss"), int(sums.pop("tokens"))

@@ -73,7 +73,8 @@ def test_the_most_tokens_that_free_memory_holds_go_through_at_once(
 
     assert budget(made) == Budget(tokens=tokens)
     assert machine.tried[0] <= 512  # the smallest first
-    assert all(len(part) == 1 or SIZES.together([i for i, _ in part]) <= tokens for part in made.cut(BATCH, 0))
+    (lane,) = made.cut(BATCH, 0)
+    assert all(len(part) == 1 or SIZES.together([i for i, _ in part]) <= tokens for part in lane)
 
 
 def test_what_the_optimizer_will_take_is_not_free(
@@ -196,3 +197,30 @@ def test_memory_that_the_system_refuses_is_found_out_before_the_first_step(
 
     assert budget(made) == Budget(tokens=512)
     assert max(tried) > 512
+
+
+def test_several_lanes_need_memory_each_and_give_way_to_one(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_memory, "wanted_lanes", lambda *_args, **_options: 2)
+    for free, found in ((2000, (2, 512)), (1000, (1, 512)), (1e9, (2, MOST))):
+        made = batches(lm, tmp_path / "none")
+        made._keep = lambda _cut: None  # type: ignore[method-assign]
+        made.prepare(0, Machine(monkeypatch, free).attempt, fixed=0, reserved=0)
+        cut = made._follow(0)
+        assert (cut.lanes, cut.budget.tokens) == found
+        assert len(made.cut(BATCH, 0)) == found[0]
+
+
+def test_memory_that_runs_out_in_two_lanes_leaves_one_and_the_same_pieces(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_memory, "wanted_lanes", lambda *_args, **_options: 2)
+    events: list[Event] = []
+    made = batches(lm, tmp_path, events.append, micro_batch_size=4)
+    made.prepare(0, lambda _items: None, fixed=0, reserved=0)
+    made.shrink(3, MemoryError())
+
+    assert [(cut.step, cut.lanes, cut.budget.items) for cut in made._cuts] == [(0, 2, 4), (3, 1, 4)]
+    again = batches(lm, tmp_path, micro_batch_size=4)  # a training that goes on
+    assert [len(again.cut(BATCH, step)) for step in (2, 3)] == [2, 1]

@@ -106,3 +106,25 @@ def test_the_fused_adamw_is_the_plain_one() -> None:
         other.zero_grad()
     for param, wanted in zip(fused.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(param, wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_masters_that_are_put_away_come_back_as_they_were() -> None:
+    """Any float32 within bfloat16's reach; the one that lies half-way and was rounded down loses a unit of its last place."""
+    parts = nn.Linear(1000, 700, bias=False).to(torch.bfloat16)
+    bits = torch.randint(-(1 << 31), 1 << 31, (700, 1000), generator=torch.Generator().manual_seed(0))
+    values = bits.to(torch.int32).view(torch.float32)
+    values = torch.where(values.abs() < 3e38, values, 0.5)  # NaN and what rounds to infinity are refused before a step
+    values[0, :4] = torch.tensor([0.0, -0.0, 1e-40, 1.0])
+    weights = Weights(parts)
+    weights.restore({"weight": values})
+    (master,) = weights.masters.values()
+    weights.begin()
+    assert master.untyped_storage().nbytes() == 0
+    weights.begin()  # again, as after an error
+    weights.gradients()
+
+    lost = values.view(torch.int32) - master.detach().view(torch.int32)
+    half_way = (values.view(torch.int32) & 0xFFFF) == 0x8000
+    assert set(lost[half_way].tolist()) <= {0, 1}
+    assert not lost[~half_way].any()
+    assert torch.equal(parts.weight, master.to(torch.bfloat16))

@@ -48,9 +48,9 @@ def differing(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
     return [name for name in first if not torch.equal(first[name], second[name])]
 
 
-def objective(lm: LanguageModel, **changes: Any) -> Objective[Any]:
+def objective(**changes: Any) -> Objective[Any]:
     parts: dict[str, Any] = {
-        "section": "sft", "items": EXAMPLES, "loss": lambda batch: sft_loss(lm, batch), "weight": lambda e: len(e[1]),
+        "section": "sft", "items": EXAMPLES, "loss": sft_loss, "weight": lambda e: len(e[1]),
         "sizes": Sizes([len(prompt) + len(target) for prompt, target in EXAMPLES]),
     }  # fmt: skip
     return Objective(**(parts | changes))
@@ -61,7 +61,7 @@ def run(
 ) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     options = {name: changes.pop(name) for name in ("loss", "after_step", "items") if name in changes}
-    return train(lm, objective(lm, **options), settings(**changes), seed=5, checkpoint_dir=folder, attempt=1, emit=emit)
+    return train(lm, objective(**options), settings(**changes), seed=5, checkpoint_dir=folder, attempt=1, emit=emit)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -151,10 +151,10 @@ def test_checkpointed_gradients_are_those_without(tmp_path: Path, family: Family
         torch.testing.assert_close(value, states[1][name], rtol=0, atol=1e-6, msg=name)
 
 
-def scarce(lm: LanguageModel, items: int) -> Callable[[Any], BatchLoss]:
+def scarce(items: int) -> Callable[[LanguageModel, Any], BatchLoss]:
     """Return a loss that runs out of memory with more items than that, after it has drawn random numbers."""
 
-    def loss(batch: Any) -> BatchLoss:
+    def loss(lm: LanguageModel, batch: Any) -> BatchLoss:
         torch.rand(3)
         if len(batch) > items:
             raise MemoryError
@@ -167,8 +167,8 @@ def test_a_step_that_ran_out_of_memory_is_done_again_in_smaller_pieces(tmp_path:
     folder = toy_model(tmp_path / "toy", "causal")
     whole, halved, killed = (load(folder, dropout=0.1) for _ in range(3))
     options: dict[str, Any] = {"dropout": 0.1}
-    expected = run(whole, tmp_path / "whole", loss=scarce(whole, 2), micro_batch_size=2, **options)
-    found = run(halved, tmp_path / "halved", loss=scarce(halved, 2), micro_batch_size=4, **options)
+    expected = run(whole, tmp_path / "whole", loss=scarce(2), micro_batch_size=2, **options)
+    found = run(halved, tmp_path / "halved", loss=scarce(2), micro_batch_size=4, **options)
 
     assert found == expected
     assert differing(weights(whole), weights(halved)) == []
@@ -178,9 +178,9 @@ def test_a_step_that_ran_out_of_memory_is_done_again_in_smaller_pieces(tmp_path:
             raise Killed
 
     with pytest.raises(Killed):
-        run(killed, tmp_path / "killed", loss=scarce(killed, 2), micro_batch_size=4, after_step=die, **options)
+        run(killed, tmp_path / "killed", loss=scarce(2), micro_batch_size=4, after_step=die, **options)
     resumed = load(folder, dropout=0.1)  # on a machine with more memory
-    assert run(resumed, tmp_path / "killed", loss=scarce(resumed, 4), micro_batch_size=4, **options) == expected
+    assert run(resumed, tmp_path / "killed", loss=scarce(4), micro_batch_size=4, **options) == expected
     assert differing(weights(whole), weights(resumed)) == []
 
 
@@ -189,7 +189,7 @@ def test_one_item_that_does_not_fit_is_out_of_memory_with_advice(tmp_path: Path)
     before = weights(lm)
 
     with pytest.raises(OutOfMemoryError, match="memory ran out with one item") as caught:
-        run(lm, tmp_path / "run", loss=scarce(lm, 0), micro_batch_size=4)
+        run(lm, tmp_path / "run", loss=scarce(0), micro_batch_size=4)
     assert failure_of(caught.value, tmp_path).reason == "out_of_memory"
     assert differing(before, weights(lm)) == []
 
@@ -260,7 +260,7 @@ def test_a_loss_that_is_not_finite_is_refused_before_the_step(tmp_path: Path, ba
     lm = load(toy_model(tmp_path / "toy", "causal"))
     after_first: list[dict[str, torch.Tensor]] = []
 
-    def loss(batch: Any) -> BatchLoss:
+    def loss(lm: LanguageModel, batch: Any) -> BatchLoss:
         found = sft_loss(lm, batch)
         return BatchLoss(found.total * (bad if after_first else 1.0), tokens=found.tokens)
 
@@ -273,7 +273,7 @@ def test_a_gradient_that_is_not_finite_is_refused_before_the_step(tmp_path: Path
     lm = load(toy_model(tmp_path / "toy", "causal"))
     before = weights(lm)
 
-    def loss(batch: Any) -> BatchLoss:
+    def loss(lm: LanguageModel, batch: Any) -> BatchLoss:
         found = sft_loss(lm, batch)
         return BatchLoss(found.total + (found.total * 0).sqrt())  # 0, with an infinite slope
 
@@ -313,7 +313,7 @@ def test_the_last_batch_of_a_fraction_of_an_epoch_is_short(tmp_path: Path) -> No
     lm = load(toy_model(tmp_path / "toy", "causal"))
     seen: list[int] = []
 
-    def loss(batch: Any) -> BatchLoss:
+    def loss(lm: LanguageModel, batch: Any) -> BatchLoss:
         seen.append(len(batch))
         return sft_loss(lm, batch)
 
