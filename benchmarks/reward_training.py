@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.flops import flops, matrices_of
-from benchmarks.harness import Side, best_setting, compare, finish, parser, peer_python, require
+from benchmarks.harness import Side, compare, finish, parser, peer_python, require, tuned
 from benchmarks.texts import preference_rows, tokenizer_of
 
 _PAIRS = 32
@@ -61,7 +61,7 @@ def _tuned(peer: Side, options: argparse.Namespace) -> Side:
     if options.untuned:
         return replace(peer, settings=peer.settings | candidates[0])
     few = peer.settings["examples"][:16]
-    return best_setting(peer, candidates, options, name="reward_training", small={"examples": few})
+    return tuned(peer, candidates, options, name="reward_training", small={"examples": few})
 
 
 def _examples(

@@ -1,8 +1,8 @@
-"""Micro-batches of one step side by side on a CPU, each with threads of its own.
+"""Work side by side on a CPU, each part with threads of its own: micro-batches of a step, prompts, comparisons.
 
 Threads that share every single operation wait for each other at its end, and small operations are not worth sharing.
 On two cores a step of 16 pairs took 10.9 s with two threads in an operation, 7.0 s with two lanes of one thread each.
-A lane has the model's layers again, over the same weights; what all lanes add to the gradient they add in one order
+In training a lane has the model's layers again, over the same weights; what all lanes add to the gradient they add in one order
 (`Turns`), so that a training ends with the same bytes each time. Only the activations of a micro-batch are there more than once.
 """
 
@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 MOST_LANES = 4  # each holds activations of its own
 WORTH = 5e10  # operations of a lane in a step: less is mostly Python, of which only one lane runs at a time
+WORTH_AT_ONCE = 4e9  # operations of one forward pass, for the same reason
 Work = TypeVar("Work")
 Found = TypeVar("Found")
 Place = tuple[int, int, int]  # (round, how many parts of a sum its micro-batch has added, lane): the order of additions
@@ -162,8 +164,59 @@ class Lanes:
             self._weights.collect_from(leaves, partial(self._turn, lane))
 
 
+def side_by_side(works: Sequence[Callable[[], Iterator[Found]]]) -> Iterator[list[Found]]:
+    """Yield what comes first of each work, then what comes second, …; those that have ended are left out.
+
+    Each goes on in a thread of its own, ahead of who listens. Raises what one of them raised; the others then end at
+    what they find next, as they do when nobody listens any more.
+    """
+    threads = torch.get_num_threads()
+    stop = threading.Event()
+    queues: list[SimpleQueue[tuple[str, Any]]] = [SimpleQueue() for _ in works]
+
+    def lane(work: Callable[[], Iterator[Found]], told: "SimpleQueue[tuple[str, Any]]") -> None:
+        torch.set_num_threads(max(1, threads // len(works)))
+        try:
+            for found in work():
+                told.put(("found", found))
+                if stop.is_set():
+                    return
+            told.put(("ended", None))
+        except BaseException as error:  # noqa: BLE001 - raised where the others are waited for
+            told.put(("failed", error))
+
+    with ThreadPoolExecutor(len(works), thread_name_prefix="lane") as pool:
+        for work, told in zip(works, queues, strict=True):
+            pool.submit(lane, work, told)
+        try:
+            yield from _in_turn(queues)
+        finally:
+            stop.set()
+            torch.set_num_threads(threads)
+
+
+def _in_turn(queues: "Sequence[SimpleQueue[tuple[str, Any]]]") -> Iterator[list[Any]]:
+    going = list(queues)
+    while going:
+        answers = [(told, *told.get()) for told in going]
+        for _, kind, error in answers:
+            if kind == "failed":
+                raise error
+        going = [told for told, kind, _ in answers if kind == "found"]
+        if going:
+            yield [found for _, kind, found in answers if kind == "found"]
+
+
+def lanes_to_read(lm: "LanguageModel", tokens: float, *, together: int) -> int:
+    """Return how many lanes are worth while to read so many tokens, `together` of them at once, without gradients."""
+    size = sum(p.numel() for p in lm.model.parameters())
+    if lm.device.type != "cpu" or 2 * size * together < WORTH_AT_ONCE:
+        return 1
+    return max(1, min(threads_here(), MOST_LANES, int(2 * size * tokens / WORTH)))
+
+
 def wanted_lanes(lm: "LanguageModel", tokens: float, *, dropout: float) -> int:
-    """Return how many lanes are worth while for steps of so many tokens.
+    """Return how many lanes are worth while for training steps of so many tokens.
 
     One on a GPU, and with dropout, whose noise all lanes would draw from one generator in any order.
     """

@@ -24,6 +24,11 @@ def shared_tokens(one: Ids, other: Ids) -> int:
     return int(differing[0]) if len(differing) else most
 
 
+def tree_tokens(sequences: Sequence[Ids]) -> int:
+    """Return how many tokens sequences are as a tree; those that begin alike must stand together."""
+    return sum(map(len, sequences)) - sum(shared_tokens(one, other) for one, other in pairwise(sequences))
+
+
 def packed_batches(sequences: Sequence[Ids], budget: int) -> Iterator[range]:
     """Yield which of the sequences to read at once: about `budget` tokens as a tree, or one sequence.
 

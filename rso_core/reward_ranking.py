@@ -14,14 +14,16 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rso_core.lanes import lanes_to_read, side_by_side
 from rso_core.packed_forward import packs
-from rso_core.prefix_tree import Ids, packed_batches, padded_batches
+from rso_core.prefix_tree import Ids, packed_batches, padded_batches, tree_tokens
 from rso_core.reward_logits import label_logits
 from rso_core.templates import RewardInput, reward_input_ids
 from rso_core.vocabulary import Task
@@ -29,6 +31,7 @@ from rso_core.vocabulary import Task
 if TYPE_CHECKING:
     from rso_core.models import LanguageModel
 
+Answer = tuple[float, float]  # logit P(A), 1 − P(A) − P(B)
 OnProgress = Callable[[int, int], None]
 # More do not go faster; fewer repeat beginnings.
 TOKENS_AT_ONCE = 16_384
@@ -91,22 +94,43 @@ class Reader:
         keys = [ids.tobytes() for ids in inputs]
         uses = Counter(keys)
         found: dict[bytes, tuple[float, float]] = {}
-        for batch in self._batches(uses, min(TOKENS_AT_ONCE, batch_size * self.max_length)):
-            sequences = [_ids(key) for key in batch]
-            logits, outside = label_logits(self.lm, sequences)
-            found |= dict(zip(batch, zip(logits.tolist(), outside.tolist(), strict=True), strict=True))
-            on_progress(sum(uses[key] for key in batch), sum(map(len, sequences)))
+        for batch, answers in self._answered(uses, min(TOKENS_AT_ONCE, batch_size * self.max_length)):
+            found |= dict(zip(batch, answers, strict=True))
+            on_progress(sum(uses[key] for key in batch), sum(len(_ids(key)) for key in batch))
         return Answers([found[key][0] for key in keys], [found[key][1] for key in keys])
 
-    def _batches(self, distinct: Iterable[bytes], budget: int) -> Iterator[list[bytes]]:
-        """Yield what to read at once: neighbours where beginnings are shared, else comparisons of similar length."""
-        if packs(self.lm):
-            order = sorted(distinct)
-            parts = packed_batches([_ids(key) for key in order], budget)
-        else:
+    def _answered(self, distinct: Iterable[bytes], budget: int) -> Iterator[tuple[list[bytes], list[Answer]]]:
+        """Yield what is read at once, with its answers; at most `budget` tokens are read at any time.
+
+        Neighbours where beginnings are shared, in several lanes where that is worth while; else comparisons of similar length.
+        """
+        if not packs(self.lm):
             order = sorted(distinct, key=lambda key: (len(key), key))
             parts = padded_batches([len(_ids(key)) for key in order], budget)
-        return (order[part.start : part.stop] for part in parts)
+            yield from (self._answers_to(order[part.start : part.stop]) for part in parts)
+            return
+        order = sorted(distinct)
+        sequences = [_ids(key) for key in order]
+        lanes, budget = self._lanes(sequences, budget)
+        batches = [order[part.start : part.stop] for part in packed_batches(sequences, budget)]
+        if lanes == 1:
+            yield from map(self._answers_to, batches)
+            return
+        for row in side_by_side([partial(map, self._answers_to, batches[lane::lanes]) for lane in range(lanes)]):
+            yield from row
+
+    def _lanes(self, sequences: Sequence[Ids], budget: int) -> tuple[int, int]:
+        """Return how many lanes read the sequences, and how many tokens each reads at once: about the same number."""
+        tokens = tree_tokens(sequences)
+        lanes = lanes_to_read(self.lm, tokens, together=min(budget, tokens) // 2)
+        if lanes == 1:
+            return 1, budget
+        rounds = -(-tokens // budget)
+        return lanes, -(-tokens // (lanes * rounds)) + max(map(len, sequences))
+
+    def _answers_to(self, batch: list[bytes]) -> tuple[list[bytes], list[Answer]]:
+        logits, outside = label_logits(self.lm, [_ids(key) for key in batch])
+        return batch, list(zip(logits.tolist(), outside.tolist(), strict=True))
 
 
 def _ids(key: bytes) -> Ids:

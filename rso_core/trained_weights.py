@@ -108,7 +108,7 @@ class Weights:
             return
         for name, master in self.masters.items():
             param = self.params[name]
-            if param.dtype == torch.bfloat16 and param.device.type == "cpu":
+            if param.dtype == torch.bfloat16 and param.device.type == "cpu" and param.is_contiguous():
                 self._away[name] = _beyond(master, param)
                 master.untyped_storage().resize_(0)
         self._release()
@@ -124,8 +124,9 @@ class Weights:
         for name in list(self._away):
             master, beyond = self.masters[name], self._away.pop(name)
             master.untyped_storage().resize_(4 * master.numel())
-            for of_master, of_param, more in _blocks(master, self.params[name], beyond):
-                of_master.copy_(_high_bits(of_param).add_(more))
+            parts = (master.view(torch.int32), self.params[name].view(torch.int16), beyond)
+            for of_master, of_param, more in zip(*(torch.split(p.view(-1), BLOCK) for p in parts), strict=True):
+                of_master.copy_(of_param).bitwise_left_shift_(16).add_(more)
 
     @torch.no_grad()
     def publish(self) -> None:
@@ -151,27 +152,19 @@ class Weights:
 
 
 def _beyond(master: torch.Tensor, param: torch.Tensor) -> torch.Tensor:
-    """Return how far a float32 number lies from its rounding to bfloat16, in units of its last place: an int16.
+    """Return how far float32 numbers lie from their roundings to bfloat16, in units of their last place: an int16.
 
-    One number in 65,536, exactly half-way and rounded down, would need 32,768: it loses one unit of its last place.
+    Those are the low 16 bits, taken with a sign. One number in 65,536, exactly half-way and rounded down, would need
+    32,768: it loses one unit of its last place.
     """
-    found = torch.empty(param.shape, dtype=torch.int16)
-    for of_master, of_param, into in _blocks(master, param, found):
-        into.copy_((of_master - _high_bits(of_param)).clamp_(max=torch.iinfo(torch.int16).max))
+    low, high = (
+        master.view(-1).view(torch.int16).view(-1, 2).unbind(dim=1)
+    )  # low bits first, as on every machine served
+    found = low.clone()
+    half_way = (found == torch.iinfo(torch.int16).min).nonzero()
+    down = half_way[high[half_way] == param.view(-1).view(torch.int16)[half_way]]
+    found[down] = torch.iinfo(torch.int16).max
     return found
-
-
-def _high_bits(param: torch.Tensor) -> torch.Tensor:
-    """Return the bits of the float32 that equals a bfloat16, given as int16."""
-    return param.to(torch.int32) << 16
-
-
-def _blocks(
-    master: torch.Tensor, param: torch.Tensor, beyond: torch.Tensor
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Yield the bits of a weight in three forms, a few at a time: int32, int16 and int16."""
-    bits = (master.detach().view(torch.int32), param.detach().view(torch.int16), beyond)
-    return zip(*(torch.split(part.view(-1), BLOCK) for part in bits), strict=True)
 
 
 class Optimizer:
