@@ -26,8 +26,7 @@ _COMPACT = (
 class Flight:
     """The rows in flight: which response each one is, its random numbers, and the tokens drawn so far.
 
-    `uniforms(i)` gives the random numbers of prompt i, [all responses, steps] of float64; `responses` are those of every
-    prompt that are wanted here. `weights` are the model's, made ready for so many rows.
+    `uniforms(i)` gives the random numbers of prompt i, [responses, steps] of float64.
     """
 
     def __init__(
@@ -37,14 +36,15 @@ class Flight:
         uniforms: Callable[[int], Tensor],
         sampling: Sampling,
         *,
-        responses: range,
+        num_responses: int,
         rows: int,
-        weights: ReadyWeights,
     ) -> None:
         self._lm, self._prompts, self._uniforms_of, self._sampling = lm, prompts, uniforms, sampling
-        self._waiting = [(prompt, response) for prompt in range(len(prompts)) for response in responses][::-1]
+        self._waiting = [(prompt, response) for prompt in range(len(prompts)) for response in range(num_responses)][
+            ::-1
+        ]
         self._found: list[dict[int, Response]] = [{} for _ in prompts]
-        self._responses = responses
+        self._num_responses = num_responses
         rows, steps = min(rows, len(self._waiting)), sampling.max_new_tokens
         self._owner: list[tuple[int, int]] = [(0, 0)] * rows
         self._uniforms = torch.zeros(rows, steps, dtype=torch.float64, device=lm.device)
@@ -54,7 +54,7 @@ class Flight:
         self._last = torch.zeros_like(self._age)  # the token that is read next
         self._branches = Branches(rows, lm.device)
         self._cache: Any = branch_cache(lm.plain.config, self._branches)
-        self._weights = weights
+        self._weights = ReadyWeights(lm, rows)
         self._first: tuple[int, Tensor, Tensor] | None = None  # the prompt read last: its logits and random numbers
 
     def suits(self) -> bool:
@@ -67,11 +67,11 @@ class Flight:
     def responses(self) -> Iterator[list[Response]]:
         """Yield the responses to each prompt, in order."""
         for found in self._found:
-            while len(found) < len(self._responses):
+            while len(found) < self._num_responses:
                 self._refill()
                 if bool(self._branches.live.any()):
                     self._step()
-            yield [found.pop(response) for response in self._responses]
+            yield [found.pop(response) for response in range(self._num_responses)]
 
     @torch.inference_mode()
     def _read(self, prompt: int) -> tuple[Tensor, Tensor]:
@@ -100,7 +100,7 @@ class Flight:
             return
         while len(free) and self._waiting:
             prompt, first = self._waiting[-1]
-            count = min(len(free), self._responses.stop - first)
+            count = min(len(free), self._num_responses - first)
             del self._waiting[-count:]
             free = free[self._begin(prompt, range(first, first + count), free[:count]) :]
 
@@ -151,7 +151,7 @@ class Flight:
     def _finish(self, prompt: int, response: int, ids: list[int]) -> None:
         found = self._found[prompt]
         found[response] = Response(ids, truncated=ids[-1] != self._lm.eos_id)
-        if len(found) == len(self._responses):
+        if len(found) == self._num_responses:
             for layer in self._cache.layers:
                 layer.prompts.pop(prompt)
 

@@ -9,7 +9,6 @@ whose attention is out of the ordinary.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,9 +19,7 @@ from rso_core.branch_sampling import Flight
 from rso_core.cross_attention import cross_cache
 from rso_core.errors import UserError
 from rso_core.kv_cache import roomy_cache
-from rso_core.lanes import lanes_to_read, side_by_side
 from rso_core.models import LanguageModel
-from rso_core.ready_weights import ReadyWeights
 from rso_core.token_sampling import Response, Sampling, sample_tokens
 
 _BRANCHES = 4  # responses from which on a prompt is read apart from them
@@ -59,40 +56,11 @@ def responses(  # noqa: PLR0913 - every sampling setting is explicit
         return _uniforms(seeds[prompt], max_new_tokens, num_responses)
 
     if lm.family == "causal" and prompts and num_responses >= _BRANCHES and max_new_tokens:
-        flights = _flights(lm, prompts, uniforms, sampling, num_responses=num_responses, rows=batch_size)
-        if flights[0].suits():
-            yield from _of_flights(flights)
+        flight = Flight(lm, prompts, uniforms, sampling, num_responses=num_responses, rows=batch_size)
+        if flight.suits():
+            yield from flight.responses()
             return
     yield from _padded(lm, prompts, uniforms, sampling, num_responses=num_responses, batch_size=batch_size)
-
-
-def _flights(
-    lm: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    uniforms: Callable[[int], Tensor],
-    sampling: Sampling,
-    *,
-    num_responses: int,
-    rows: int,
-) -> list[Flight]:
-    """Return flights side by side: each has its share of the responses to every prompt, and of the rows."""
-    rows = min(rows, num_responses * len(prompts))
-    tokens = num_responses * len(prompts) * sampling.max_new_tokens
-    count = min(rows, num_responses, lanes_to_read(lm, tokens, together=rows // 2))
-    weights = ReadyWeights(lm, max(1, rows // count))
-    starts = [num_responses * lane // count for lane in range(count + 1)]
-    return [
-        Flight(lm, prompts, uniforms, sampling, responses=range(*span), rows=max(1, rows // count), weights=weights)
-        for span in pairwise(starts)
-    ]
-
-
-def _of_flights(flights: Sequence[Flight]) -> Iterator[list[Response]]:
-    if len(flights) == 1:
-        yield from flights[0].responses()
-        return
-    for parts in side_by_side([flight.responses for flight in flights]):
-        yield [response for part in parts for response in part]
 
 
 def _padded(

@@ -4,7 +4,6 @@ For every product with a bfloat16 weight oneDNN puts the weight into an order of
 step that takes a sixth of the time. Here it is done once. The products are the same up to rounding.
 """
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,8 +20,7 @@ MOST_BYTES = 1 << 30  # the reordered weights take as much memory as the weights
 class ReadyWeights:
     """The reordered weights of a model's plain linear layers, empty where they are of no use.
 
-    They are those of the moment at which this is made: the model must not be trained as long as it is used. Several
-    threads may use them at once.
+    They are those of the moment at which this is made: the model must not be trained as long as it is used.
     """
 
     def __init__(self, lm: LanguageModel, rows: int) -> None:
@@ -33,24 +31,17 @@ class ReadyWeights:
         self._forwards: list[tuple[Any, partial[Tensor]]] = [
             (layer, _forward(layer, rows)) for layer in layers if useful and size <= MOST_BYTES
         ]
-        self._users, self._changing = 0, threading.Lock()
 
     @contextmanager
     def used(self) -> Iterator[None]:
         """Let the layers multiply by the reordered weights."""
-        with self._changing:
-            self._users += 1
-            if self._users == 1:
-                for layer, forward in self._forwards:
-                    layer.forward = forward
+        for layer, forward in self._forwards:
+            layer.forward = forward
         try:
             yield
         finally:
-            with self._changing:
-                self._users -= 1
-                if not self._users:
-                    for layer, _ in self._forwards:
-                        del layer.forward  # the class's own is seen again
+            for layer, _ in self._forwards:
+                del layer.forward  # the class's own is seen again
 
 
 def _multiplies_bfloat16() -> bool:

@@ -18,7 +18,6 @@ from transformers import (
 from rso_core.branch_sampling import Flight
 from rso_core.generation import generate
 from rso_core.models import LanguageModel, attention_of, load
-from rso_core.ready_weights import ReadyWeights
 from rso_core.token_sampling import Response, Sampling, sample_tokens
 from tests.rso_core.toys import toy_model, toy_tokenizer
 
@@ -65,9 +64,8 @@ def flight(lm: LanguageModel, responses: int, rows: int, sampling: Sampling = DR
         PROMPTS,
         lambda i: uniforms(i, responses, sampling.max_new_tokens),
         sampling,
-        responses=range(responses),
+        num_responses=responses,
         rows=rows,
-        weights=ReadyWeights(lm, rows),
     )
 
 

@@ -1,4 +1,4 @@
-"""Prompts and comparisons side by side: the same responses and scores, in order, whoever is ahead."""
+"""Comparisons side by side: the same scores, in order, whoever is ahead."""
 
 import itertools
 import threading
@@ -10,16 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from rso_core import generation, lanes, reward_ranking
-from rso_core.generation import generate, responses
+from rso_core import lanes, reward_ranking
 from rso_core.lanes import lanes_to_read, side_by_side
 from rso_core.models import LanguageModel, load
 from rso_core.reward_ranking import Pool, rewards
 from tests.rso_core.comparisons import CONTEXT, READ
 from tests.rso_core.toys import toy_model
-
-PROMPTS = [[5, 6, 7], [8, 9], [5, 6, 10, 11, 7]]
-DRAWN: dict[str, Any] = {"num_responses": 9, "temperature": 1.5, "top_k": 0, "max_new_tokens": 7, "seeds": [3, 1, 2]}
 
 
 @pytest.fixture(scope="module")
@@ -28,27 +24,13 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 
 
 def in_lanes(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (generation, reward_ranking):
-        monkeypatch.setattr(module, "lanes_to_read", lambda *_args, **_options: count)
+    monkeypatch.setattr(reward_ranking, "lanes_to_read", lambda *_args, **_options: count)
 
 
-@pytest.mark.parametrize("count", [2, 3, 4])
-@pytest.mark.parametrize("rows", [1, 4, 64])
-def test_responses_do_not_depend_on_the_lanes(
-    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, count: int, rows: int
-) -> None:
-    expected = generate(lm, PROMPTS, batch_size=rows, **DRAWN)
-    in_lanes(count, monkeypatch)
-    assert generate(lm, PROMPTS, batch_size=rows, **DRAWN) == expected
-    assert {len(found) for found in expected} == {9}
-
-
-def test_a_listener_who_goes_ends_the_lanes(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_lanes(2, monkeypatch)
-    before = threading.active_count()
-    threads = torch.get_num_threads()
-    found = responses(lm, PROMPTS, batch_size=4, **DRAWN)
-    next(found)
+def test_a_listener_who_goes_ends_the_lanes() -> None:
+    before, threads = threading.active_count(), torch.get_num_threads()
+    found = side_by_side([itertools.count, itertools.count])
+    assert next(found) == [0, 0]
     found.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
     assert torch.get_num_threads() == threads
