@@ -1,8 +1,10 @@
 """How large the micro-batches of a training are: as set, or found by trying the longest ones before the first step.
 
 Found: the tokens of one forward and backward pass, the most out of MOST_TOKENS and its halves that free memory holds
-with a margin, once for every lane (`lanes`). It is not the most that fits, so that machines with memory enough find the same and train to the same bytes. When memory runs out all the same, one lane is left, then what goes through at once is halved, and the step
-done again; a single item that does not fit turns gradient checkpointing on, or else is an error with advice.
+with a margin, once for every lane (`lanes`). It is not the most that fits, so that machines with memory enough find the
+same and train to the same bytes. When memory runs out all the same, one lane is left, then what goes through at once is
+halved, and the step done again; a single item that does not fit turns gradient checkpointing on, or else is an error
+with advice.
 
 What holds from which step on is kept in a file beside the checkpoints: a training that goes on cuts its batches as
 it would have done, whatever memory is free by then.
@@ -130,7 +132,6 @@ class BatchMemory:
                 break
             following = within[-1] if tokens else rungs[0]
             grown = self._growth(following, meter, attempt, free, must=not tokens)
-            grown = self._fixed + start.lanes * max(0.0, grown - self._fixed)
             if grown > SHARE * free and tokens:
                 rungs = [rung for rung in rungs if rung < following]
                 continue
@@ -142,7 +143,7 @@ class BatchMemory:
     def _growth(
         self, tokens: int, meter: memory.Meter, attempt: Callable[[Sequence[int]], None], free: int, *, must: bool
     ) -> float:
-        """Return by how much memory grows in a full micro-batch; infinite when it ran out, unless it `must` fit."""
+        """Return by how much memory grows in a full micro-batch of every lane; infinite when it ran out, unless it `must` fit."""
         items = self._sizes.longest(Budget(tokens=tokens), self._settings["batch_size"])
         try:
             with memory.limited_to(free, self._lm.device):
@@ -153,7 +154,7 @@ class BatchMemory:
             memory.release(self._lm.device)
             return float("inf")
         missing = tokens / self._sizes.together(items) if len(items) < self._settings["batch_size"] else 1.0
-        return self._fixed + max(0, grown - self._fixed) * max(1.0, missing)
+        return self._fixed + max(0, grown - self._fixed) * max(1.0, missing) * self._cuts[0].lanes
 
     def _may_shrink(self, now: Cut) -> bool:
         """Return whether a single item could take less memory."""

@@ -30,7 +30,7 @@ WORTH = 5e10  # operations of a lane in a step: less is mostly Python, of which 
 WORTH_AT_ONCE = 4e9  # operations of one forward pass, for the same reason
 Work = TypeVar("Work")
 Found = TypeVar("Found")
-Place = tuple[int, int, int]  # (round, how many parts of a sum its micro-batch has added, lane): the order of additions
+Order = tuple[int, int, int]  # of additions: (round, how many parts of a sum its micro-batch has added, lane)
 _END = 1 << 60
 
 
@@ -49,7 +49,7 @@ class Turns:
         self._changed = threading.Condition()
         self._rounds = [0] * lanes
         self._next: dict[str, list[tuple[int, int]]] = {}  # of each sum: the round and part that each lane is at
-        self._waiting: dict[int, tuple[str, Place]] = {}
+        self._waiting: dict[int, tuple[str, Order]] = {}
         self._failed = False
 
     @contextmanager
@@ -118,26 +118,17 @@ class Lanes:
             return [do(self._lm, piece) for piece in work[0]]
         self._prepare(len(work))
         self._turns = Turns(len(work))
-        threads = torch.get_num_threads()
         try:
-            with ThreadPoolExecutor(len(work), thread_name_prefix="lane") as pool:
-                futures = [
-                    pool.submit(self._lane, number, pieces, do, max(1, threads // len(work)))
-                    for number, pieces in enumerate(work)
-                ]
+            with _lane_threads(len(work)) as pool:
+                futures = [pool.submit(self._lane, number, pieces, do) for number, pieces in enumerate(work)]
             by_lane = _results(futures)
         except BaseException:
             self._copies = []  # with gradients that nobody wants
             raise
-        finally:
-            torch.set_num_threads(threads)
-        return [found for row in zip_longest(*by_lane, fillvalue=None) for found in row if found is not None]
+        return [found for row in zip_longest(*by_lane) for found in row if found is not None]
 
-    def _lane(
-        self, lane: int, pieces: Sequence[Work], do: Callable[["LanguageModel", Work], Found], threads: int
-    ) -> list[Found]:
+    def _lane(self, lane: int, pieces: Sequence[Work], do: Callable[["LanguageModel", Work], Found]) -> list[Found]:
         """Do the pieces of one lane, in a thread of its own."""
-        torch.set_num_threads(threads)
         found = []
         try:
             for piece in pieces:
@@ -170,12 +161,10 @@ def side_by_side(works: Sequence[Callable[[], Iterator[Found]]]) -> Iterator[lis
     Each goes on in a thread of its own, ahead of who listens. Raises what one of them raised; the others then end at
     what they find next, as they do when nobody listens any more.
     """
-    threads = torch.get_num_threads()
     stop = threading.Event()
     queues: list[SimpleQueue[tuple[str, Any]]] = [SimpleQueue() for _ in works]
 
     def lane(work: Callable[[], Iterator[Found]], told: "SimpleQueue[tuple[str, Any]]") -> None:
-        torch.set_num_threads(max(1, threads // len(works)))
         try:
             for found in work():
                 told.put(("found", found))
@@ -185,14 +174,25 @@ def side_by_side(works: Sequence[Callable[[], Iterator[Found]]]) -> Iterator[lis
         except BaseException as error:  # noqa: BLE001 - raised where the others are waited for
             told.put(("failed", error))
 
-    with ThreadPoolExecutor(len(works), thread_name_prefix="lane") as pool:
+    with _lane_threads(len(works)) as pool:
         for work, told in zip(works, queues, strict=True):
             pool.submit(lane, work, told)
         try:
             yield from _in_turn(queues)
         finally:
             stop.set()
-            torch.set_num_threads(threads)
+
+
+@contextmanager
+def _lane_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Give a thread for each lane, among which the threads of an operation are divided; all have ended afterwards."""
+    threads = torch.get_num_threads()
+    share = (max(1, threads // count),)
+    try:
+        with ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=share) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _in_turn(queues: "Sequence[SimpleQueue[tuple[str, Any]]]") -> Iterator[list[Any]]:
@@ -209,10 +209,8 @@ def _in_turn(queues: "Sequence[SimpleQueue[tuple[str, Any]]]") -> Iterator[list[
 
 def lanes_to_read(lm: "LanguageModel", tokens: float, *, together: int) -> int:
     """Return how many lanes are worth while to read so many tokens, `together` of them at once, without gradients."""
-    size = sum(p.numel() for p in lm.model.parameters())
-    if lm.device.type != "cpu" or 2 * size * together < WORTH_AT_ONCE:
-        return 1
-    return max(1, min(threads_here(), MOST_LANES, int(2 * size * tokens / WORTH)))
+    a_token = 2 * _size(lm)
+    return 1 if a_token * together < WORTH_AT_ONCE else _lanes_for(lm, a_token * tokens)
 
 
 def wanted_lanes(lm: "LanguageModel", tokens: float, *, dropout: float) -> int:
@@ -220,10 +218,17 @@ def wanted_lanes(lm: "LanguageModel", tokens: float, *, dropout: float) -> int:
 
     One on a GPU, and with dropout, whose noise all lanes would draw from one generator in any order.
     """
-    if lm.device.type != "cpu" or dropout > 0:
+    return 1 if dropout > 0 else _lanes_for(lm, 6 * _size(lm) * tokens)
+
+
+def _lanes_for(lm: "LanguageModel", operations: float) -> int:
+    if lm.device.type != "cpu":
         return 1
-    operations = 6 * tokens * sum(p.numel() for p in lm.model.parameters())
     return max(1, min(threads_here(), MOST_LANES, int(operations / WORTH)))
+
+
+def _size(lm: "LanguageModel") -> int:
+    return sum(p.numel() for p in lm.model.parameters())
 
 
 def threads_here() -> int:
@@ -233,22 +238,20 @@ def threads_here() -> int:
 
 def _over_the_same_weights(lm: "LanguageModel") -> tuple["LanguageModel", dict[str, torch.Tensor]]:
     """Return the model's layers again, over the same memory, and the leaves by name that stand for trained weights."""
-    leaves = {name: torch.nn.Parameter(p.detach()) for name, p in lm.model.named_parameters() if p.requires_grad}
-    same: dict[int, Any] = {id(part): part for part in (*lm.model.parameters(), *lm.model.buffers())}
-    same |= {id(p): leaves[name] for name, p in lm.model.named_parameters() if name in leaves}
+    params = dict(lm.model.named_parameters())
+    leaves: dict[str, torch.Tensor] = {
+        name: torch.nn.Parameter(p.detach()) for name, p in params.items() if p.requires_grad
+    }
+    same: dict[int, Any] = {id(part): part for part in (*params.values(), *lm.model.buffers())}
+    same |= {id(params[name]): leaf for name, leaf in leaves.items()}
     found = replace(lm, model=copy.deepcopy(lm.model, same))
     share_trust(found, lm)
-    return found, dict(leaves)
+    return found, leaves
 
 
 def _results(futures: Sequence[Any]) -> list[Any]:
     """Return the results of lanes that have ended. Raises what stopped them, not that others were stopped by it."""
     errors = [error for future in futures if (error := future.exception()) is not None]
-    first = next((error for error in errors if not _was_stopped(error)), None)
     if errors:
-        raise first or errors[0]
+        raise next((error for error in errors if not isinstance(error, LaneStoppedError)), errors[0])
     return [future.result() for future in futures]
-
-
-def _was_stopped(error: BaseException) -> bool:
-    return isinstance(error, LaneStoppedError)

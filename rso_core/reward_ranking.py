@@ -93,7 +93,7 @@ class Reader:
         """
         keys = [ids.tobytes() for ids in inputs]
         uses = Counter(keys)
-        found: dict[bytes, tuple[float, float]] = {}
+        found: dict[bytes, Answer] = {}
         for batch, answers in self._answered(uses, min(TOKENS_AT_ONCE, batch_size * self.max_length)):
             found |= dict(zip(batch, answers, strict=True))
             on_progress(sum(uses[key] for key in batch), sum(len(_ids(key)) for key in batch))

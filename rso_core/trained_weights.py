@@ -21,9 +21,8 @@ from rso_core import memory
 from rso_core.adafactor import Adafactor
 from rso_core.gradient_sinks import BLOCK, Sink, add_in_blocks, give_sink
 
-Turn = Callable[
-    [str, bool], AbstractContextManager[object]
-]  # (weight, whether nothing follows) → when to add to its sum
+# (weight, whether nothing follows in this micro-batch) → a block that is entered when to add to its sum
+Turn = Callable[[str, bool], AbstractContextManager[object]]
 
 
 def _at_once(_name: str, _last: bool) -> AbstractContextManager[object]:  # noqa: FBT001 - a Turn
@@ -116,7 +115,7 @@ class Weights:
     def _release(self) -> None:
         """Let the system have what was freed: otherwise it would stay beside what other threads take."""
         if self._away:
-            memory.release(next(iter(self._away.values())).device)
+            memory.release(torch.device("cpu"))
 
     @torch.no_grad()
     def _bring_back(self) -> None:
@@ -157,9 +156,8 @@ def _beyond(master: torch.Tensor, param: torch.Tensor) -> torch.Tensor:
     Those are the low 16 bits, taken with a sign. One number in 65,536, exactly half-way and rounded down, would need
     32,768: it loses one unit of its last place.
     """
-    low, high = (
-        master.view(-1).view(torch.int16).view(-1, 2).unbind(dim=1)
-    )  # low bits first, as on every machine served
+    halves = master.view(-1).view(torch.int16).view(-1, 2)
+    low, high = halves.unbind(dim=1)  # low bits first, as on every machine served
     found = low.clone()
     half_way = (found == torch.iinfo(torch.int16).min).nonzero()
     down = half_way[high[half_way] == param.view(-1).view(torch.int16)[half_way]]

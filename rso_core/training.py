@@ -63,9 +63,10 @@ def _nothing(_argument: Any) -> None:
 class Objective(Generic[Item]):
     """What is trained on and how it is judged.
 
-    section: part of the configuration that advice names. loss: gets the layers to read the items with. weight: share of an item in the step (tokens for a token
-    mean). sizes: the tokens of each item, and which items share some (the pairs of a prompt) and stay together. check_first sees the values of step 1 before the weights
-    change; after_step runs before the checkpoint of that step is written.
+    section: part of the configuration that advice names. loss: gets the layers to read the items with. weight: share of
+    an item in the step (tokens for a token mean). sizes: the tokens of each item, and which items share some (the pairs
+    of a prompt) and stay together. check_first sees the values of step 1 before the weights change; after_step runs
+    before the checkpoint of that step is written.
     """
 
     section: str
