@@ -15,19 +15,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rso_core.split_weights import SplitWeight
+from rso_core.threads import on_one_thread_each
+
 _DECAY = -0.8
 _SQUARE_FLOOR = 1e-30
 _SCALE_FLOOR = 1e-3
 _CLIP = 1.0
+_ALONE = 1 << 16  # numbers of a weight from which on it has a thread of its own
 _BLOCK = 1 << 17  # numbers worked on at once: half a megabyte in float32
 
 
 class Adafactor(torch.optim.Optimizer):
-    """Changes float32 weights by their gradients; `copies` maps some of them to what is rounded from them."""
+    """Changes float32 weights by their gradients; `copies` maps some of them to what is rounded from them.
 
-    def __init__(self, params: Iterable[Tensor], *, lr: float, copies: Mapping[Tensor, Tensor] | None = None) -> None:
+    `splits` maps some to where their numbers are instead: the weight itself then has the gradient only.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        *,
+        lr: float,
+        copies: Mapping[Tensor, Tensor] | None = None,
+        splits: Mapping[Tensor, SplitWeight] | None = None,
+    ) -> None:
         super().__init__(params, {"lr": lr})
-        self._copies = dict(copies or {})
+        self._copies, self._splits = dict(copies or {}), dict(splits or {})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -35,18 +49,40 @@ class Adafactor(torch.optim.Optimizer):
         if closure is not None:
             message = "a step takes no closure here"
             raise ValueError(message)
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._change(param, param.grad, group["lr"])
+        found = [(p, p.grad, group["lr"]) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        found.sort(key=lambda one: -one[0].numel())  # the longest first, so that threads end together
+        large = [one for one in found if one[0].numel() >= _ALONE and one[0].device.type == "cpu"]
+        on_one_thread_each(self._change, large)
+        for one in found[len(large) :] if large else found:
+            self._change(one)
 
-    def _change(self, param: Tensor, grad: Tensor, rate: float) -> None:
+    def _change(self, one: tuple[Tensor, Tensor, float]) -> None:
+        param, grad, rate = one
         state = self.state[param]
         state["step"] = state.get("step", 0) + 1
         beta = 1.0 - state["step"] ** _DECAY
-        size = rate * max(_SCALE_FLOOR, float(_root_mean_square(param)))
-        change = _change_vector if param.dim() < 2 else _change_matrix  # noqa: PLR2004 - vectors are not factored
-        change(param, grad, state, (beta, size), self._copies.get(param))
+        if param.dim() < 2:  # noqa: PLR2004 - vectors are not factored
+            size = rate * max(_SCALE_FLOOR, float(_root_mean_square(param)))
+            _change_vector(param, grad, state, (beta, size), self._copies.get(param))
+            return
+        held = self._splits.get(param) or _Whole(param, self._copies.get(param))
+        size = rate * max(_SCALE_FLOOR, _root_mean_square_of(held, grad))
+        _change_matrix(held, grad, state, (beta, size))
+
+
+class _Whole:
+    """A float32 matrix with what is rounded from it."""
+
+    def __init__(self, values: Tensor, copy: Tensor | None) -> None:
+        self._values, self._copy = values, copy
+
+    def read(self, at: tuple[Any, ...]) -> Tensor:
+        return self._values[at]
+
+    def write(self, values: Tensor, at: tuple[Any, ...]) -> None:
+        """Round some rows, which were changed in place."""
+        if self._copy is not None:
+            self._copy[at].copy_(values)
 
 
 def _change_vector(
@@ -60,25 +96,22 @@ def _change_vector(
         copy.copy_(param)
 
 
-def _change_matrix(
-    param: Tensor, grad: Tensor, state: dict[str, Any], step: tuple[float, float], copy: Tensor | None
-) -> None:
+def _change_matrix(held: SplitWeight | _Whole, grad: Tensor, state: dict[str, Any], step: tuple[float, float]) -> None:
     """Subtract gradient × the factors of its rows and columns, its root mean square at most 1, × size."""
     beta, size = step
     rows, columns = _means_of_squares(grad)
     row = _average(state, "exp_avg_sq_row", rows, beta)
     column = _average(state, "exp_avg_sq_col", columns, beta).unsqueeze(-2).rsqrt()
     row = (row / row.mean(dim=-1, keepdim=True)).rsqrt_().unsqueeze(-1)
-    total = torch.zeros((), dtype=torch.float64, device=param.device)
+    total = torch.zeros((), dtype=torch.float64, device=grad.device)
     for at in _blocks(grad):
         update = (grad[at] * column[at[:-1]]).mul_(row[at])
         total += update.square_().sum()
     size /= max(1.0, (float(total) / grad.numel()) ** 0.5 / _CLIP)
     for at in _blocks(grad):
-        part = param[at]
+        part = held.read(at)
         part.sub_((grad[at] * column[at[:-1]]).mul_(row[at] * size))
-        if copy is not None:
-            copy[at].copy_(part)
+        held.write(part, at)
 
 
 def _average(state: dict[str, Any], name: str, value: Tensor, beta: float) -> Tensor:
@@ -92,6 +125,11 @@ def _average(state: dict[str, Any], name: str, value: Tensor, beta: float) -> Te
 def _root_mean_square(value: Tensor) -> Tensor:
     norm: Tensor = torch.linalg.vector_norm(value)
     return norm / math.sqrt(value.numel())
+
+
+def _root_mean_square_of(held: SplitWeight | _Whole, like: Tensor) -> float:
+    total = sum(float(torch.linalg.vector_norm(held.read(at))) ** 2 for at in _blocks(like))
+    return math.sqrt(total / like.numel())
 
 
 def _blocks(value: Tensor) -> Iterator[tuple[Any, ...]]:

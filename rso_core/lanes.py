@@ -9,7 +9,6 @@ In training a lane has the model's layers again, over the same weights; what all
 import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from rso_core.packed_forward import share_trust
+from rso_core.threads import threads_side_by_side
 
 if TYPE_CHECKING:
     from rso_core.models import LanguageModel
@@ -119,7 +119,7 @@ class Lanes:
         self._prepare(len(work))
         self._turns = Turns(len(work))
         try:
-            with _lane_threads(len(work)) as pool:
+            with threads_side_by_side(len(work), "lane") as pool:
                 futures = [pool.submit(self._lane, number, pieces, do) for number, pieces in enumerate(work)]
             by_lane = _results(futures)
         except BaseException:
@@ -174,25 +174,13 @@ def side_by_side(works: Sequence[Callable[[], Iterator[Found]]]) -> Iterator[lis
         except BaseException as error:  # noqa: BLE001 - raised where the others are waited for
             told.put(("failed", error))
 
-    with _lane_threads(len(works)) as pool:
+    with threads_side_by_side(len(works), "lane") as pool:
         for work, told in zip(works, queues, strict=True):
             pool.submit(lane, work, told)
         try:
             yield from _in_turn(queues)
         finally:
             stop.set()
-
-
-@contextmanager
-def _lane_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Give a thread for each lane, among which the threads of an operation are divided; all have ended afterwards."""
-    threads = torch.get_num_threads()
-    share = (max(1, threads // count),)
-    try:
-        with ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=share) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _in_turn(queues: "Sequence[SimpleQueue[tuple[str, Any]]]") -> Iterator[list[Any]]:

@@ -5,9 +5,8 @@ and is rounded away. Measured on a toy model, share of weights changed by 20 ste
 4.7 % with them at 1e-5, 2.6 % against 39 % at 1e-4. Gradients of micro-batches are added up in float32 for the same
 reason, each as soon as the backward pass has it, so that there is never a second set of them in bfloat16.
 
-A master is needed in a step only. While gradients are computed, on a CPU, it is put away as what it has more than the
-weight rounded from it: 16 bits. Bytes a weight then, in bfloat16: 2 (model) + 2 (master) + 4 (gradient), and
-Adafactor's sums of rows and columns; in float32: 4 + 4.
+Bytes a weight while training in bfloat16 by Adafactor, on a CPU: 2 (model) + 2 (what its master has more,
+`split_weights`) + 4 (gradient), and sums of rows and columns; by AdamW: 2 + 4 + 4 + 8; in float32: 4 + 4.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,9 +16,9 @@ from typing import Any
 
 import torch
 
-from rso_core import memory
 from rso_core.adafactor import Adafactor
-from rso_core.gradient_sinks import BLOCK, Sink, add_in_blocks, give_sink
+from rso_core.gradient_sinks import Sink, add_in_blocks, give_sink
+from rso_core.split_weights import SplitWeight
 
 # (weight, whether nothing follows in this micro-batch) → a block that is entered when to add to its sum
 Turn = Callable[[str, bool], AbstractContextManager[object]]
@@ -30,18 +29,24 @@ def _at_once(_name: str, _last: bool) -> AbstractContextManager[object]:  # noqa
 
 
 class Weights:
-    """Masters by name; weights that are float32 are their own."""
+    """Masters by name; weights that are float32 are their own.
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    With `splits`, matrices in bfloat16 have a `SplitWeight`, and their masters have the gradient only, no numbers.
+    """
+
+    def __init__(self, model: torch.nn.Module, *, splits: bool = False) -> None:
         self.params = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.masters = {
-            name: p if p.dtype == torch.float32 else p.detach().float().requires_grad_()
-            for name, p in self.params.items()
-        }
+        self.splits = {name: SplitWeight(p) for name, p in self.params.items() if splits and SplitWeight.serves(p)}
+        self.masters = {name: self._master(name) for name in self.params}
         self._present: set[str] = set()  # whose gradient is of this step
-        self._away: dict[str, torch.Tensor] = {}  # what masters that are put away had more than their weights
         self._hooks: list[Any] = []
         self.collect_from(self.params, _at_once)
+
+    def _master(self, name: str) -> torch.Tensor:
+        param = self.params[name]
+        if name in self.splits:
+            return torch.full((1,), torch.nan).expand(param.shape).requires_grad_()
+        return param if param.dtype == torch.float32 else param.detach().float().requires_grad_()
 
     def collect_from(self, leaves: Mapping[str, torch.Tensor], turn: Turn) -> None:
         """Add the gradients of `leaves`, which stand for the weights of these names, to those of the masters."""
@@ -53,8 +58,21 @@ class Weights:
 
     @property
     def copies(self) -> dict[torch.Tensor, torch.Tensor]:
-        """Return which weights of the model are rounded from which masters."""
-        return {self.masters[name]: p for name, p in self.params.items() if self.masters[name] is not p}
+        """Return which weights of the model are rounded from which masters that have numbers."""
+        rounded = {name: p for name, p in self.params.items() if name not in self.splits}
+        return {self.masters[name]: p for name, p in rounded.items() if self.masters[name] is not p}
+
+    @property
+    def masters_of_splits(self) -> dict[torch.Tensor, SplitWeight]:
+        """Return the split weights by the masters that have their gradients."""
+        return {self.masters[name]: split for name, split in self.splits.items()}
+
+    def values(self) -> dict[str, torch.Tensor]:
+        """Return the float32 weights by name: what a checkpoint keeps."""
+        return {
+            name: self.splits[name].read() if name in self.splits else master.detach()
+            for name, master in self.masters.items()
+        }
 
     def _collect(self, name: str, turn: Turn, leaf: torch.Tensor) -> None:
         """Add the gradient of a weight, or of a leaf in its place, to that of its master."""
@@ -83,49 +101,18 @@ class Weights:
             yield master.grad
 
     def begin(self) -> None:
-        """Forget the gradients, and put the masters away.
-
-        The memory of the gradients is kept, since fresh memory takes time to fill.
-        """
-        self._put_away()
+        """Forget the gradients; the memory of the masters' is kept, since fresh memory takes time to fill."""
         self._present.clear()
         for name, param in self.params.items():
             if self.masters[name] is param:
                 param.grad = None
 
     def gradients(self) -> list[torch.Tensor]:
-        """Bring the masters back and return the gradients of this step; weights without one have none afterwards."""
-        self._bring_back()
+        """Return the gradients that this step has; weights without one have none afterwards."""
         for name, master in self.masters.items():
             if name not in self._present:
                 master.grad = None
         return [master.grad for master in self.masters.values() if master.grad is not None]
-
-    @torch.no_grad()
-    def _put_away(self) -> None:
-        if self._away:
-            return
-        for name, master in self.masters.items():
-            param = self.params[name]
-            if param.dtype == torch.bfloat16 and param.device.type == "cpu" and param.is_contiguous():
-                self._away[name] = _beyond(master, param)
-                master.untyped_storage().resize_(0)
-        self._release()
-
-    def _release(self) -> None:
-        """Let the system have what was freed: otherwise it would stay beside what other threads take."""
-        if self._away:
-            memory.release(torch.device("cpu"))
-
-    @torch.no_grad()
-    def _bring_back(self) -> None:
-        self._release()
-        for name in list(self._away):
-            master, beyond = self.masters[name], self._away.pop(name)
-            master.untyped_storage().resize_(4 * master.numel())
-            parts = (master.view(torch.int32), self.params[name].view(torch.int16), beyond)
-            for of_master, of_param, more in zip(*(torch.split(p.view(-1), BLOCK) for p in parts), strict=True):
-                of_master.copy_(of_param).bitwise_left_shift_(16).add_(more)
 
     @torch.no_grad()
     def publish(self) -> None:
@@ -137,7 +124,10 @@ class Weights:
     def restore(self, saved: Mapping[str, torch.Tensor]) -> None:
         """Take over the weights of a checkpoint."""
         for name, master in self.masters.items():
-            master.copy_(saved[name])
+            if name in self.splits:
+                self.splits[name].write(saved[name])
+            else:
+                master.copy_(saved[name])
         self.publish()
 
     def release(self) -> None:
@@ -150,21 +140,6 @@ class Weights:
             tensor.grad = None
 
 
-def _beyond(master: torch.Tensor, param: torch.Tensor) -> torch.Tensor:
-    """Return how far float32 numbers lie from their roundings to bfloat16, in units of their last place: an int16.
-
-    Those are the low 16 bits, taken with a sign. One number in 65,536, exactly half-way and rounded down, would need
-    32,768: it loses one unit of its last place.
-    """
-    halves = master.view(-1).view(torch.int16).view(-1, 2)
-    low, high = halves.unbind(dim=1)  # low bits first, as on every machine served
-    found = low.clone()
-    half_way = (found == torch.iinfo(torch.int16).min).nonzero()
-    down = half_way[high[half_way] == param.view(-1).view(torch.int16)[half_way]]
-    found[down] = torch.iinfo(torch.int16).max
-    return found
-
-
 class Optimizer:
     """The optimizer of a configuration (the JSON of a TrainingConfig); its step leaves the result in the model too."""
 
@@ -173,7 +148,7 @@ class Optimizer:
         masters, rate = list(weights.masters.values()), settings["learning_rate"]
         self._publishes = settings["optimizer"] == "adafactor"
         self.inner: torch.optim.Optimizer = (
-            Adafactor(masters, lr=rate, copies=weights.copies)
+            Adafactor(masters, lr=rate, copies=weights.copies, splits=weights.masters_of_splits)
             if self._publishes
             else torch.optim.AdamW(masters, lr=rate, weight_decay=0.0, fused=_fused(masters))
         )

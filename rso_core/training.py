@@ -133,7 +133,7 @@ class _Loop:
         self._sizes = objective.sizes or Sizes(np.ones(len(objective.items)))
         self._order = DataOrder(self._sizes.blocks, seed)
         self._total = num_steps(len(objective.items), settings)
-        self._weights = Weights(lm.model)
+        self._weights = Weights(lm.model, splits=settings["optimizer"] == "adafactor")
         self._lanes = Lanes(lm, self._weights)
         self._optimizer = Optimizer(self._weights, settings)
         self._position = _Position()
@@ -285,7 +285,7 @@ class _Loop:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "weights": {name: master.detach() for name, master in self._weights.masters.items()},
+            "weights": self._weights.values(),
             "optimizer": self._optimizer.inner.state_dict(),
             "random": processes.gathered(_random_state()),
             "position": vars(self._position),
