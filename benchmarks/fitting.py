@@ -175,7 +175,7 @@ def _t5(name: str, options: argparse.Namespace) -> dict[str, Any]:
         data={"config": T5, "pairs": pairs},
         flops=0.0,  # the roof is measured at the shapes of another model
         target={"bound_share": 0.7},
-        micro_batch=16,
+        micro_batch=8,
         notes={"model": json.dumps(T5), "bound_of_operations": bound},
     )
 

@@ -84,6 +84,7 @@ TARGETS = (
     Target("two_workers_scoring", "scoring, two workers of one thread", "one worker of one thread", speedup=1.8),
     Target("two_workers_matmul", "matrix products alone, two workers of one thread", "one worker of one thread"),
     Target("reward_training", "reward-model training", "plain transformers", speedup=1.5),
+    Target("reward_training_oasst", "reward-model training, all pairs of a prompt", "plain transformers", speedup=1.5),
     Target("whole_run", "whole run on the OpenAssistant file", "TRL and transformers", speedup=4),
     Target("study_grid", "3 × 3 grid over shared stages", "9 separate runs of ours", bound_share=0.9),
 )
@@ -248,7 +249,7 @@ def roof_of(found: Result, results: Results) -> tuple[float, float] | None:
         return None
     tokens = found.get("ours", {}).get("facts", {}).get("tokens_per_forward", 1024)
     nearest = min(rates["tokens"], key=lambda size: (abs(int(size) - tokens), int(size)))
-    trains = "fitting" in found["name"] or found["name"] in ("direct_pairs", "reward_training")
+    trains = "fitting" in found["name"] or found["name"] in ("direct_pairs", "reward_training", "reward_training_oasst")
     return rates["tokens"][nearest]["training" if trains else "forward"], rates["peak"]
 
 

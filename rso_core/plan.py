@@ -19,7 +19,7 @@ Queue = Literal["gpu", "cpu"]
 CODE_VERSIONS: dict[str, int] = {
     "length_profile": 1,
     "sft": 5,
-    "reward_training": 7,
+    "reward_training": 8,
     "sampling": 2,
     "scoring": 3,
     "combined_rewards": 1,

@@ -1,10 +1,14 @@
 """Human pairs as the reward-ranking model reads them: to learn from, and to be measured on."""
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from rso_core.artifacts import Row
+from rso_core.micro_batches import Sizes
+from rso_core.prefix_tree import shared_tokens
 from rso_core.reward_ranking import Reader, Shown
 from rso_core.templates import ResponsesTooLongError
 from rso_core.vocabulary import text_digest
@@ -12,9 +16,13 @@ from rso_core.vocabulary import text_digest
 
 @dataclass(frozen=True)
 class HumanPair:
-    """A human pair as token ids; `number` is its place in the data, which seeds its flips."""
+    """A human pair as token ids; `number` is its place in the data, which seeds its flips.
+
+    `block` is the number of the first pair with its context.
+    """
 
     number: int
+    block: int
     chosen_first: "array[int]"
     rejected_first: "array[int]"
 
@@ -39,6 +47,7 @@ def read_pairs(reader: Reader, rows: Iterable[Row]) -> HumanPairs:
     A pair is left out when one of its orders does not fit without any context.
     """
     found = HumanPairs()
+    blocks: dict[str, int] = {}
     for number, row in enumerate(rows):
         shown = Shown(row["prompt"], row["chosen"], row["rejected"])
         try:
@@ -48,7 +57,29 @@ def read_pairs(reader: Reader, rows: Iterable[Row]) -> HumanPairs:
             continue
         found.truncated_contexts += encoded.truncated
         found.escaped_markers += encoded.escaped
-        found.pairs.append(HumanPair(number, array("i", encoded.ids), array("i", turned.ids)))
+        block = blocks.setdefault(text_digest(row["prompt"]), number)
+        found.pairs.append(HumanPair(number, block, array("i", encoded.ids), array("i", turned.ids)))
+    return found
+
+
+def sizes_of(pairs: Sequence[HumanPair], *, shared: bool) -> Sizes:
+    """Return the tokens of pairs, those with one context as a block; with `shared`, its tokens are read once for all."""
+    lengths, blocks = [len(pair.chosen_first) for pair in pairs], [pair.block for pair in pairs]
+    if not shared:
+        return Sizes(lengths, None, blocks)
+    contexts = _context_tokens(pairs)
+    common = np.array([contexts[block] for block in blocks])
+    return Sizes(np.array(lengths) - common, common, blocks)
+
+
+def _context_tokens(pairs: Sequence[HumanPair]) -> dict[int, int]:
+    """Return by block how many tokens all its pairs begin with: the context, unless the length limit cut it otherwise."""
+    first: dict[int, array[int]] = {}
+    found: dict[int, int] = {}
+    for pair in pairs:
+        one = first.setdefault(pair.block, pair.chosen_first)
+        ids = [np.frombuffer(ids, dtype=np.int32) for ids in (one, pair.rejected_first)]
+        found[pair.block] = min(found.get(pair.block, len(one)), shared_tokens(*ids))
     return found
 
 

@@ -9,10 +9,10 @@ import torch
 
 from rso_core.artifacts import Row
 from rso_core.errors import UserError
-from rso_core.micro_batches import Sizes
+from rso_core.packed_forward import packs
 from rso_core.protocol import Event, Log
 from rso_core.reward_logits import vocabulary_logits
-from rso_core.reward_pairs import HumanPair, is_flipped, read_pairs
+from rso_core.reward_pairs import HumanPair, is_flipped, read_pairs, sizes_of
 from rso_core.reward_ranking import Reader
 from rso_core.templates import label_ids
 from rso_core.training import BatchLoss, Drawn, Objective, train
@@ -37,7 +37,8 @@ def train_reward(  # noqa: PLR0913 - as every training, plus how comparisons are
     """Train `lm` in place on D_hf and return what `training.train` returns, with the rows left out and kept.
 
     The loss is the cross-entropy of the label over the full vocabulary, which keeps the mass outside the labels
-    small; its mean over pairs. Raises UserError when no row fits into `max_length` tokens.
+    small; its mean over pairs. Pairs with one context stay together, and a decoder-only model reads it once for those
+    of a forward pass. Raises UserError when no row fits into `max_length` tokens.
     """
     reader = Reader(lm, task, max_length)
     read = read_pairs(reader, rows)
@@ -54,7 +55,7 @@ def train_reward(  # noqa: PLR0913 - as every training, plus how comparisons are
         section="reward",
         items=read.pairs,
         loss=lambda lm, batch: _label_loss(lm, batch, seed),
-        sizes=Sizes([len(pair.chosen_first) for pair in read.pairs]),
+        sizes=sizes_of(read.pairs, shared=packs(lm)),
     )
     result = train(lm, objective, training, seed=seed, checkpoint_dir=checkpoint_dir, attempt=attempt, emit=emit)
     counts = {name: value for name, value in vars(read).items() if name != "pairs"}

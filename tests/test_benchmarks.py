@@ -1,5 +1,6 @@
 """The benchmarks still run, and the limits that the product promises hold."""
 
+import argparse
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from benchmarks import (
     harness,
     report,
     reward_ours,
+    reward_training,
     sampling_ours,
     scoring_ours,
     texts,
@@ -480,6 +483,19 @@ def test_both_sides_of_reward_training_learn_to_answer(tmp_path: Path) -> None:
     everywhere = plain_reward.prepare(small_settings(model, examples=examples, logits="all", **rates))
     again = plain_reward.prepare(small_settings(model, examples=examples, logits="last", **rates))
     assert everywhere.run().extra["loss"] == pytest.approx(again.run().extra["loss"], rel=1e-5)
+
+
+def test_reward_training_of_ranked_replies_has_all_pairs_of_a_prompt(tmp_path: Path) -> None:
+    rows = [(f"question {n % 12}", f"good {n}", f"bad {n}") for n in range(60)] + [("asked once", "good", "bad")]
+    file = tmp_path / "pairs.jsonl"
+    names = ("prompt", "chosen", "rejected")
+    file.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows), encoding="utf-8")
+    found = reward_training._whole_prompts(argparse.Namespace(oasst=file, seed=0))
+
+    assert len(found) == 32
+    counts = list(Counter(row["prompt"] for row in found).values())
+    assert counts[:-1] == [5] * 6
+    assert counts[-1] == 2
 
 
 def test_operations_of_t5_are_those_of_its_matrices() -> None:

@@ -1,4 +1,5 @@
 import math
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,13 @@ import pytest
 
 from rso_core.artifacts import Row
 from rso_core.config import RewardConfig
+from rso_core.data_order import DataOrder
 from rso_core.errors import UserError
 from rso_core.models import LanguageModel, load
 from rso_core.protocol import Event, Log, Metrics
 from rso_core.reward_accuracy import calibration, heldout_accuracy
-from rso_core.reward_pairs import is_flipped
+from rso_core.reward_pairs import HumanPair, is_flipped, read_pairs, sizes_of
+from rso_core.reward_ranking import Reader
 from rso_core.reward_training import train_reward
 from tests.rso_core.chain import dataset_row, texts
 from tests.rso_core.comparisons import CONTEXT, FAMILIES, READ, human_rows, logit, probabilities
@@ -73,6 +76,44 @@ def test_the_first_loss_is_the_cross_entropy_of_the_shown_label(lm: LanguageMode
 
     assert result["first"]["loss"] == pytest.approx(total / 16, abs=1e-4)
     assert result["first"]["accuracy"] == right / 16
+
+
+def test_pairs_with_one_context_are_a_block_that_is_read_once() -> None:
+    sequences = {(context, name): array("i", [context] * 40 + [ord(name)] * 3) for context in (1, 2) for name in "ab"}
+    pairs = [
+        HumanPair(number, block, sequences[context, "a"], sequences[context, "b"])
+        for number, (context, block) in enumerate([(1, 0), (2, 1), (1, 0), (1, 0)])
+    ]
+    sizes = sizes_of(pairs, shared=True)
+    assert sizes.together([0, 2, 3, 1]) == 40 + 3 * 3 + 43
+    assert sizes_of(pairs, shared=False).together([0, 2, 3, 1]) == 4 * 43
+    for found in (sizes, sizes_of(pairs, shared=False)):
+        seen = [index for index, _ in DataOrder(found.blocks, seed=3).span(0, 8)]
+        assert sorted(seen) == [0, 0, 1, 1, 2, 2, 3, 3]
+        assert max(seen[:4].index(i) for i in (0, 2, 3)) - min(seen[:4].index(i) for i in (0, 2, 3)) == 2
+
+
+def test_a_context_cut_to_different_lengths_is_not_shared() -> None:
+    pairs = [
+        HumanPair(0, 0, array("i", [1, 2, 3, 4, 5]), array("i", [1, 2, 3, 5, 4])),
+        HumanPair(1, 0, array("i", [2, 3, 6, 7]), array("i", [2, 3, 7, 6])),
+    ]
+    assert sizes_of(pairs, shared=True).together([0, 1]) == 9
+
+
+def test_contexts_of_several_pairs_are_found_in_the_rows_and_change_no_gradient(
+    lm: LanguageModel, tmp_path: Path
+) -> None:
+    rows = [row | {"prompt": f"{row['prompt']} {i % 5}"} for i, row in enumerate(human_rows(16, lambda a, b: a < b))]
+    read = read_pairs(Reader(lm, READ["task"], READ["max_length"]), rows)
+    assert [pair.block for pair in read.pairs] == [i % 5 for i in range(16)]
+
+    norms = []
+    for size in (16, 1):
+        (tmp_path / str(size)).mkdir()
+        result, _ = train_on(lm, rows, tmp_path / str(size), max_steps=1, micro_batch_size=size, learning_rate=1e-12)
+        norms.append(result["first"]["gradient_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
 def test_flips_are_fair_and_change_from_pass_to_pass() -> None:
