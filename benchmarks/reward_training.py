@@ -22,7 +22,7 @@ from benchmarks.texts import preference_rows, tokenizer_of
 
 _PAIRS = 32
 _RATE = 1e-6
-_MICRO_PAIRS = (8, 4, 16)
+_MICRO_PAIRS = (4, 2, 8)
 _MAX_LENGTH = 2048  # tokens of a comparison, as the recipe for real preferences has
 Row = dict[str, Any]
 
