@@ -51,10 +51,10 @@ class Adafactor(torch.optim.Optimizer):
             raise ValueError(message)
         found = [(p, p.grad, group["lr"]) for group in self.param_groups for p in group["params"] if p.grad is not None]
         found.sort(key=lambda one: -one[0].numel())  # the longest first, so that threads end together
-        large = [one for one in found if one[0].numel() >= _ALONE and one[0].device.type == "cpu"]
-        on_one_thread_each(self._change, large)
-        for one in found[len(large) :] if large else found:
-            self._change(one)
+        on_one_thread_each(self._change, [one for one in found if _is_alone(one[0])])
+        for one in found:
+            if not _is_alone(one[0]):
+                self._change(one)
 
     def _change(self, one: tuple[Tensor, Tensor, float]) -> None:
         param, grad, rate = one
@@ -68,6 +68,11 @@ class Adafactor(torch.optim.Optimizer):
         held = self._splits.get(param) or _Whole(param, self._copies.get(param))
         size = rate * max(_SCALE_FLOOR, _root_mean_square_of(held, grad))
         _change_matrix(held, grad, state, (beta, size))
+
+
+def _is_alone(param: Tensor) -> bool:
+    """Return whether a weight has a thread of its own; small ones take less time than handing them over does."""
+    return param.numel() >= _ALONE and param.device.type == "cpu"
 
 
 class _Whole:
