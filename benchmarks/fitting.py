@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.fitting_ours import random_t5, with_references
 from benchmarks.flops import grouped_flops, matrices_of
-from benchmarks.harness import Side, compare, dtype, finish, parser, peer_python, require, tuned
+from benchmarks.harness import Side, compare, dtype, finish, parser, peer_python, require, tuned, wanted
 from benchmarks.texts import Group, cut_groups, described, grouped_tokens, pairs_as_groups, plain_tokens, real_groups
 
 # The size of T5 small: 60M weights.
@@ -45,8 +45,7 @@ def main() -> None:
     made.add_argument("--untuned", action="store_true", help="take the peer's first setting instead of trying all")
     options = made.parse_args()
     require(options, "model", "preferences")
-    names = options.only or [name for name in _CASES if name != "fitting_oasst" or options.oasst]
-    finish([_CASES[name](name, options) for name in names], options)
+    finish([_CASES[name](name, options) for name in wanted(_CASES, options)], options)
 
 
 def _against(  # noqa: PLR0913 - what a row states, and on what

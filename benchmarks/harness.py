@@ -25,7 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -86,6 +86,11 @@ def require(options: argparse.Namespace, *names: str) -> None:
         path = getattr(options, name)
         if path is None or not path.exists():
             sys.exit(f"--{name} must name what exists, got {path}: benchmarks use your own model and data")
+
+
+def wanted(cases: Iterable[str], options: argparse.Namespace) -> list[str]:
+    """Return which results to measure: those that --only names, else all; those of OpenAssistant need its file."""
+    return options.only or [name for name in cases if options.oasst or not name.endswith("_oasst")]
 
 
 # Processes ---------------------------------------------------------------------------------------------------------------

@@ -249,7 +249,7 @@ def roof_of(found: Result, results: Results) -> tuple[float, float] | None:
         return None
     tokens = found.get("ours", {}).get("facts", {}).get("tokens_per_forward", 1024)
     nearest = min(rates["tokens"], key=lambda size: (abs(int(size) - tokens), int(size)))
-    trains = "fitting" in found["name"] or found["name"] in ("direct_pairs", "reward_training", "reward_training_oasst")
+    trains = "fitting" in found["name"] or found["name"].startswith(("direct_pairs", "reward_training"))
     return rates["tokens"][nearest]["training" if trains else "forward"], rates["peak"]
 
 

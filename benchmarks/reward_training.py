@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.comparisons import attended_pairs, tree_tokens
 from benchmarks.flops import flops, matrices_of
-from benchmarks.harness import Side, compare, finish, parser, peer_python, require, tuned
+from benchmarks.harness import Side, compare, finish, parser, peer_python, require, tuned, wanted
 from benchmarks.texts import preference_rows, tokenizer_of
 
 _PAIRS = 32
@@ -35,8 +35,7 @@ def main() -> None:
     made.add_argument("--untuned", action="store_true", help="take the peer's first setting instead of trying all")
     options = made.parse_args()
     require(options, "model", "preferences")
-    names = options.only or [name for name in _CASES if name != "reward_training_oasst" or options.oasst]
-    finish([_measured(name, _CASES[name](options), options) for name in names], options)
+    finish([_measured(name, _CASES[name](options), options) for name in wanted(_CASES, options)], options)
 
 
 def _single_pairs(options: argparse.Namespace) -> list[Row]:

@@ -62,11 +62,11 @@ class Adafactor(torch.optim.Optimizer):
         state["step"] = state.get("step", 0) + 1
         beta = 1.0 - state["step"] ** _DECAY
         if param.dim() < 2:  # noqa: PLR2004 - vectors are not factored
-            size = rate * max(_SCALE_FLOOR, float(_root_mean_square(param)))
+            size = rate * max(_SCALE_FLOOR, _root_mean_square([param]))
             _change_vector(param, grad, state, (beta, size), self._copies.get(param))
             return
         held = self._splits.get(param) or _Whole(param, self._copies.get(param))
-        size = rate * max(_SCALE_FLOOR, _root_mean_square_of(held, grad))
+        size = rate * max(_SCALE_FLOOR, _root_mean_square(held.read(at) for at in _blocks(grad)))
         _change_matrix(held, grad, state, (beta, size))
 
 
@@ -96,7 +96,7 @@ def _change_vector(
     beta, size = step
     square = _average(state, "exp_avg_sq", grad.square().add_(_SQUARE_FLOOR), beta)
     update = square.rsqrt().mul_(grad)
-    param.sub_(update.mul_(size / max(1.0, float(_root_mean_square(update)) / _CLIP)))
+    param.sub_(update.mul_(size / max(1.0, _root_mean_square([update]) / _CLIP)))
     if copy is not None:
         copy.copy_(param)
 
@@ -108,11 +108,8 @@ def _change_matrix(held: SplitWeight | _Whole, grad: Tensor, state: dict[str, An
     row = _average(state, "exp_avg_sq_row", rows, beta)
     column = _average(state, "exp_avg_sq_col", columns, beta).unsqueeze(-2).rsqrt()
     row = (row / row.mean(dim=-1, keepdim=True)).rsqrt_().unsqueeze(-1)
-    total = torch.zeros((), dtype=torch.float64, device=grad.device)
-    for at in _blocks(grad):
-        update = (grad[at] * column[at[:-1]]).mul_(row[at])
-        total += update.square_().sum()
-    size /= max(1.0, (float(total) / grad.numel()) ** 0.5 / _CLIP)
+    updates = ((grad[at] * column[at[:-1]]).mul_(row[at]) for at in _blocks(grad))
+    size /= max(1.0, _root_mean_square(updates) / _CLIP)
     for at in _blocks(grad):
         part = held.read(at)
         part.sub_((grad[at] * column[at[:-1]]).mul_(row[at] * size))
@@ -127,14 +124,14 @@ def _average(state: dict[str, Any], name: str, value: Tensor, beta: float) -> Te
     return average
 
 
-def _root_mean_square(value: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(value)
-    return norm / math.sqrt(value.numel())
-
-
-def _root_mean_square_of(held: SplitWeight | _Whole, like: Tensor) -> float:
-    total = sum(float(torch.linalg.vector_norm(held.read(at))) ** 2 for at in _blocks(like))
-    return math.sqrt(total / like.numel())
+def _root_mean_square(parts: Iterable[Tensor]) -> float:
+    """Return that of all numbers of the parts; a device is waited for once, not for every part."""
+    total: Tensor | float = 0.0
+    count = 0
+    for part in parts:
+        total = torch.linalg.vector_norm(part).double().square_() + total
+        count += part.numel()
+    return math.sqrt(float(total) / max(1, count))
 
 
 def _blocks(value: Tensor) -> Iterator[tuple[Any, ...]]:

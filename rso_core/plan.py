@@ -18,7 +18,7 @@ Queue = Literal["gpu", "cpu"]
 # Raise a stage's number when a change of its code changes its output.
 CODE_VERSIONS: dict[str, int] = {
     "length_profile": 1,
-    "sft": 5,
+    "sft": 6,
     "reward_training": 8,
     "sampling": 2,
     "scoring": 3,
@@ -27,7 +27,7 @@ CODE_VERSIONS: dict[str, int] = {
     "preference_pairs": 3,
     "candidate_targets": 1,
     "reference_log_probs": 2,
-    "policy_fitting": 6,
+    "policy_fitting": 7,
     "checkpoint_selection": 5,
     "checkpoint_figures": 1,
     "generation": 2,

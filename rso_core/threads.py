@@ -30,10 +30,10 @@ def on_one_thread_each(do: Callable[[Item], None], items: Sequence[Item]) -> Non
 
     What is done with one item must not depend on the others, and needs no gradient.
     """
-    threads = torch.get_num_threads()
+    threads, quietly = torch.get_num_threads(), torch.no_grad()(do)
     if min(threads, len(items)) < 2:  # noqa: PLR2004 - one thread, or nothing to share out
         for item in items:
-            torch.no_grad()(do)(item)
+            quietly(item)
         return
     with threads_side_by_side(threads, "item") as pool:
-        list(pool.map(torch.no_grad()(do), items))
+        list(pool.map(quietly, items))
