@@ -16,9 +16,10 @@ from typing import Any
 
 from benchmarks.harness import Side, compare, finish, parser, peer_python, require, tuned
 from benchmarks.texts import cut_groups, pairs_as_groups, tokenizer_of
+from rso_core.config import SamplingConfig
 
 SETTINGS = {"responses": 64, "tokens": 64, "temperature": 0.7, "top_k": 40}
-ARRANGEMENTS = [
+ARRANGEMENTS: list[dict[str, Any]] = [
     {"together": 1, "cache": None},
     {"together": 2, "cache": None},
     {"together": 1, "cache": "static"},
@@ -32,7 +33,10 @@ def main() -> None:
     made.add_argument("--only", nargs="+", default=[], help="names of the results to measure (default: all)")
     made.add_argument("--prompts", type=int, default=4, help="prompts a round (default 4)")
     made.add_argument(
-        "--rows", type=int, default=64, help="sequences that ours decodes at once (default: the product's)"
+        "--rows",
+        type=int,
+        default=SamplingConfig().batch_size,
+        help="sequences that ours decodes at once (default: the product's)",
     )
     options = made.parse_args()
     require(options, "model", "preferences")

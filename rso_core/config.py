@@ -220,7 +220,8 @@ class SamplingConfig(Settings):
     )
     prompts_per_shard: int = Field(32, ge=1, le=100_000, description="Prompts per durable piece of work.")
     batch_size: PositiveInt = Field(
-        64, description="Sequences decoded at once, or comparisons of reward.max_length tokens scored at once."
+        256,
+        description="Sequences decoded at once (fewer where memory is short), or comparisons of reward.max_length tokens scored at once.",
     )
 
 

@@ -18,7 +18,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from rso_core.branch_sampling import Flight
 from rso_core.cross_attention import cross_cache
 from rso_core.errors import UserError
-from rso_core.kv_cache import roomy_cache
+from rso_core.kv_cache import even_rows, roomy_cache, rows_that_fit
 from rso_core.models import LanguageModel
 from rso_core.token_sampling import Response, Sampling, sample_tokens
 
@@ -45,8 +45,8 @@ def responses(  # noqa: PLR0913 - every sampling setting is explicit
 ) -> Iterator[list[Response]]:
     """Yield `num_responses` responses to each prompt of token ids, in the order of the prompts.
 
-    `top_k` 0 samples among all tokens, 1 is greedy. At most `batch_size` responses are decoded at once (where prompts are
-    padded, an eighth more when that saves a pass).
+    `top_k` 0 samples among all tokens, 1 is greedy. At most `batch_size` responses are decoded at once (an eighth more
+    when that saves a pass), fewer where memory is short.
     Raises UserError when a prompt with its response does not fit the model's context, or when the model computes NaN.
     """
     _check(lm, prompts, max_new_tokens)
@@ -56,10 +56,13 @@ def responses(  # noqa: PLR0913 - every sampling setting is explicit
         return _uniforms(seeds[prompt], max_new_tokens, num_responses)
 
     if lm.family == "causal" and prompts and num_responses >= _BRANCHES and max_new_tokens:
-        flight = Flight(lm, prompts, uniforms, sampling, num_responses=num_responses, rows=batch_size)
+        rows = rows_that_fit(lm, max_new_tokens, most=even_rows(num_responses * len(prompts), batch_size))
+        flight = Flight(lm, prompts, uniforms, sampling, num_responses=num_responses, rows=rows)
         if flight.suits():
             yield from flight.responses()
             return
+    longest = max(map(len, prompts), default=0) + max_new_tokens
+    batch_size = rows_that_fit(lm, longest, most=batch_size)
     yield from _padded(lm, prompts, uniforms, sampling, num_responses=num_responses, batch_size=batch_size)
 
 

@@ -20,7 +20,7 @@ CODE_VERSIONS: dict[str, int] = {
     "length_profile": 1,
     "sft": 6,
     "reward_training": 8,
-    "sampling": 2,
+    "sampling": 3,
     "scoring": 3,
     "combined_rewards": 1,
     "rejection_sampling": 1,

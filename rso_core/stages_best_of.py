@@ -5,7 +5,7 @@ from typing import Any
 
 from rso_core.artifacts import Row
 from rso_core.stages import Counter, Job
-from rso_core.stages_sampling import blocks, decode, policy_prompt, prompt_seed, sequences_at_once
+from rso_core.stages_sampling import blocks, decode, policy_prompt, prompt_seed
 
 _PROMPTS_AT_ONCE = 16
 
@@ -46,7 +46,7 @@ def _samples(job: Job, lm: Any, rows: Sequence[Row]) -> list[Any]:
         temperature=config["temperature"],
         top_k=config["top_k"],
         max_new_tokens=config["max_response_tokens"],
-        batch_size=sequences_at_once(config["batch_size"], config["best_of"]),
+        batch_size=config["batch_size"],
         seeds=[prompt_seed(config["seed"], "best of", row["prompt_id"]) for row in rows],
     )
 

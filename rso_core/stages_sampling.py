@@ -138,7 +138,7 @@ def _sample_rows(job: Job, rows: Sequence[Row], summary: dict[str, Any]) -> Iter
         top_k=config["top_k"],
         max_new_tokens=job.config["max_response_tokens"],
         seeds=seeds,
-        batch_size=sequences_at_once(config["batch_size"], config["num_candidates"]),
+        batch_size=config["batch_size"],
     )
     for row, prompt, found in zip(rows, prompts, samples, strict=True):
         pool = [_candidate(lm.tokenizer, i, response) for i, response in enumerate(found)]
@@ -166,17 +166,6 @@ def _pool_row(row: Row, prompt_ids: list[int], pool: list[Row], counter: Counter
     _count_pool(summary, pool, tokens)
     counter.add(len(pool), tokens + len(baseline["token_ids"]))
     return {**prompt_columns(row), "prompt_token_ids": prompt_ids, "candidates": pool, "baseline": baseline}
-
-
-def sequences_at_once(batch_size: int, num_candidates: int) -> int:
-    """Return the batch size that decodes a prompt's candidates and its baseline in equal parts.
-
-    64 candidates in batches of 64 would otherwise leave the baseline to a decode of its own, which takes as long.
-    """
-    if batch_size > num_candidates:
-        return batch_size
-    parts = -(-num_candidates // batch_size)
-    return -(-(num_candidates + 1) // parts)
 
 
 def blocks(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:

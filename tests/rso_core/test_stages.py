@@ -11,7 +11,6 @@ from rso_core.protocol import Event, Log, Metrics, Progress, StageSpec
 from rso_core.run_data import assign_split
 from rso_core.stages import ModelCache, execute
 from rso_core.stages_evaluation import outcome
-from rso_core.stages_sampling import sequences_at_once
 from rso_core.vocabulary import Family, Message, canonical_json, transcript
 from tests.rso_core.chain import PROMPTS, Chain, dataset_row, import_model, import_rows, product, toy_config
 from tests.rso_core.toys import toy_model
@@ -231,13 +230,6 @@ def test_without_selection_the_last_checkpoint_is_kept(chain: Chain) -> None:
     plan = chain.run(toy_config(fitting={"select_by": "last"}), until="checkpoint_selection")
 
     assert chain.summary(plan, "checkpoint_selection") == {"selected_step": 4, "checkpoints": []}
-
-
-def test_candidates_and_baseline_are_decoded_in_equal_parts() -> None:
-    assert sequences_at_once(64, 64) == 65
-    assert sequences_at_once(32, 64) == 33
-    assert sequences_at_once(650, 64) == 650
-    assert sequences_at_once(1, 64) == 2
 
 
 def test_shards_give_the_pool_that_one_piece_of_work_gives(chain: Chain) -> None:

@@ -4,12 +4,11 @@ An exclusion, a failed check or a bug that keeps answers out of the results must
 of answers left out is compared with that of a day ago, campaign by campaign, and a jump is an alarm.
 """
 
-from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Min, Q, QuerySet
+from django.db.models import Count, Exists, Min, OuterRef, Q, QuerySet
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
@@ -144,14 +143,14 @@ def admin_overview() -> AdminOverview:
     """Return what needs attention, in a fixed number of queries."""
     since = timezone.now() - DAY
     campaigns = _open_campaigns(since)
-    lately = Answer.objects.filter(campaign__status=Campaign.Status.OPEN, submitted__gte=since)
+    lately = Answer.objects.filter(campaign__in=[row.campaign for row in campaigns], submitted__gte=since)
     check = last_check()
     return AdminOverview(
         workers=_workers(since),
         queues=_queues(),
         failed=_failed(since),
         campaigns=campaigns,
-        raters=lately.aggregate(raters=Count("rater", distinct=True))["raters"],
+        raters=lately.order_by().values("rater").distinct().count(),
         alarms=[*_misfits(check), *_idle_queues(), *(_jump(row) for row in campaigns if row.shares.jumps)],
         check=check,
     )
@@ -197,31 +196,30 @@ def _slots(campaigns: list[Campaign]) -> dict[int, tuple[int, int]]:
 
 def _known(campaigns: list[Campaign]) -> QuerySet[Item]:
     """Return the qualification and check items: the few to leave out, where a join would look at every item."""
-    return Item.objects.filter(campaign__in=campaigns).exclude(kind=Item.Kind.MAIN)
+    return Item.objects.filter(campaign__in=campaigns, kind__in=set(Item.Kind) - {Item.Kind.MAIN})
 
 
 def _shares(campaigns: list[Campaign], since: datetime) -> dict[int, Shares]:
-    """Return the answers of each campaign. Grouped by rater too, which counts raters and tells who was excluded since."""
-    excluded = Exclusion.objects.filter(campaign__in=campaigns, at__gte=since, lifted=None)
-    lately = set(excluded.values_list("campaign", "rater"))
+    """Return the answers of each campaign. Who was excluded within the day was not left out before it."""
+    excluded = Exclusion.objects.filter(
+        campaign=OuterRef("campaign"), rater=OuterRef("rater"), at__gte=since, lifted=None
+    )
     before, left = Q(submitted__lt=since), ~Q(standing=Answer.Standing.COUNTED)
     main = Answer.objects.filter(campaign__in=campaigns).exclude(item__in=_known(campaigns))
-    rows = main.order_by().values("campaign", "rater")
-    counted = rows.annotate(
-        answers=Count("pk"),
-        left=Count("pk", filter=left),
-        answers_before=Count("pk", filter=before),
-        left_before=Count("pk", filter=before & left),
-        answers_today=Count("pk", filter=~before),
-        left_today=Count("pk", filter=~before & left),
+    counted = (
+        main.order_by()
+        .values("campaign")
+        .annotate(
+            answers=Count("pk"),
+            left=Count("pk", filter=left),
+            answers_before=Count("pk", filter=before),
+            left_before=Count("pk", filter=before & left & Q(~Exists(excluded))),
+            answers_today=Count("pk", filter=~before),
+            left_today=Count("pk", filter=~before & left),
+            raters_today=Count("rater", distinct=True, filter=~before),
+        )
     )
-    found: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    for row in map(dict[str, Any], counted):
-        campaign, rater = row.pop("campaign"), row.pop("rater")
-        if (campaign, rater) in lately:
-            row["left_before"] = 0
-        found[campaign].update(row, raters_today=row["answers_today"] > 0)
-    return {campaign: Shares(**counts) for campaign, counts in found.items()}
+    return {row.pop("campaign"): Shares(**row) for row in map(dict[str, Any], counted)}
 
 
 def _idle_queues() -> list[Alarm]:
