@@ -77,10 +77,11 @@ class BatchMemory:
         return wanted_lanes(self._lm, tokens, dropout=self._settings["dropout"])
 
     def cut(self, batch: Sequence[Place], step: int) -> list[list[list[Place]]]:
-        """Return the micro-batches of a step's batch, by lane."""
+        """Return the micro-batches of a step's batch, by lane; lanes add in turn, so all have as many where blocks allow it."""
         now = self._follow(step)
-        parts = shares(batch, self._sizes, now.lanes)
-        return [micro_batches(part, self._sizes, now.budget) for part in parts if part]
+        parts = [part for part in shares(batch, self._sizes, now.lanes) if part]
+        rounds = max((len(micro_batches(part, self._sizes, now.budget)) for part in parts), default=1)
+        return [micro_batches(part, self._sizes, now.budget, at_least=rounds) for part in parts]
 
     def shrink(self, step: int, error: BaseException) -> None:
         """Halve what goes through at once from this step on. Raises OutOfMemoryError when nothing is left to halve."""

@@ -18,7 +18,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from rso_core.branch_sampling import Flight
 from rso_core.cross_attention import cross_cache
 from rso_core.errors import UserError
-from rso_core.kv_cache import even_rows, roomy_cache, rows_that_fit
+from rso_core.kv_cache import even_rows, roomy_cache, rows_that_fit, tokens_of_a_row
 from rso_core.models import LanguageModel
 from rso_core.token_sampling import Response, Sampling, sample_tokens
 
@@ -55,14 +55,16 @@ def responses(  # noqa: PLR0913 - every sampling setting is explicit
     def uniforms(prompt: int) -> Tensor:
         return _uniforms(seeds[prompt], max_new_tokens, num_responses)
 
+    # A prompt is kept once for many responses (by models that read it apart), or else in every row.
+    longest = max(map(len, prompts), default=0)
+    tokens = tokens_of_a_row(max_new_tokens, longest, num_responses if num_responses >= _BRANCHES else 1)
     if lm.family == "causal" and prompts and num_responses >= _BRANCHES and max_new_tokens:
-        rows = rows_that_fit(lm, max_new_tokens, most=even_rows(num_responses * len(prompts), batch_size))
+        rows = rows_that_fit(lm, tokens, most=even_rows(num_responses * len(prompts), batch_size))
         flight = Flight(lm, prompts, uniforms, sampling, num_responses=num_responses, rows=rows)
         if flight.suits():
             yield from flight.responses()
             return
-    longest = max(map(len, prompts), default=0) + max_new_tokens
-    batch_size = rows_that_fit(lm, longest, most=batch_size)
+    batch_size = rows_that_fit(lm, tokens, most=batch_size)
     yield from _padded(lm, prompts, uniforms, sampling, num_responses=num_responses, batch_size=batch_size)
 
 
@@ -128,14 +130,13 @@ def _check(lm: LanguageModel, prompts: Sequence[Sequence[int]], max_new_tokens: 
 def _blocks(prompts: int, responses: int, batch_size: int) -> Iterator[tuple[range, slice]]:
     """Yield (prompts, their responses) to decode at once: several prompts whole, or a part of one prompt's responses.
 
-    A small rest joins the part before it: 64 candidates and one baseline take one pass at batch size 64, not two.
+    The parts are of equal size: 64 candidates and one baseline take one pass at batch size 64, not two.
     """
-    together = max(1, batch_size // responses)
-    starts = [0, *range(batch_size, responses - batch_size // 8, batch_size)]
+    together, width = max(1, batch_size // responses), even_rows(responses, batch_size)
     for start in range(0, prompts, together):
         block = range(start, min(start + together, prompts))
-        for first, end in zip(starts, [*starts[1:], responses], strict=True):
-            yield block, slice(first, end)
+        for first in range(0, responses, width):
+            yield block, slice(first, min(first + width, responses))
 
 
 def _uniforms(seed: int, steps: int, responses: int) -> Tensor:

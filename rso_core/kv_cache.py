@@ -54,26 +54,39 @@ def roomy_cache(config: Any) -> DynamicCache:
     return cache
 
 
-def rows_that_fit(lm: "LanguageModel", tokens: int, *, most: int) -> int:
-    """Return how many rows of so many tokens to decode at once: `most`, or what half of the free memory holds; at least 1.
+def rows_that_fit(lm: "LanguageModel", tokens: float, *, most: int) -> int:
+    """Return how many rows of so many tokens to decode at once: `most` or the first of its halves that free memory holds.
 
-    A row is its keys and values, what a layer makes of its tokens while they are read, and its logits in float32 with
-    what is computed from them.
+    Halves, not the most that fits: batch shapes change rounding, and so machines with memory enough draw the same. A row is
+    its keys and values, what a layer makes of its tokens while they are read, and its logits in float32 with what is
+    computed from them. The other half of the memory is for prompts that are read and for reordered weights.
     """
-    config = lm.plain.config
+    config = lm.plain.config.get_text_config()
     read = _WIDTHS_OF_A_LAYER * config.hidden_size * lm.dtype.itemsize
     a_row = tokens * (kept_bytes(lm) + read) + 2 * 4 * config.vocab_size
-    return max(1, min(most, int(SHARE * memory.free_bytes(lm.device) / a_row)))
+    free, rows = SHARE * memory.free_bytes(lm.device), most
+    while rows > 1 and rows * a_row > free:
+        rows = -(-rows // 2)
+    return rows
 
 
 def kept_bytes(lm: "LanguageModel") -> int:
-    """Return the bytes of one token's keys and values in all layers (of a decoder's own tokens, where there is an encoder)."""
-    config = lm.plain.config
+    """Return the bytes of one token's keys and values in all layers (of a decoder's own tokens, where there is an encoder).
+
+    0 for a model without attention, whose state does not grow.
+    """
+    config = lm.plain.config.get_text_config()
+    queries = getattr(config, "num_attention_heads", None) or 0
     layers = getattr(config, "num_decoder_layers", None) or config.num_hidden_layers
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or queries
     width = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
-    width = width or config.hidden_size // config.num_attention_heads
+    width = width or config.hidden_size // max(1, queries)
     return int(2 * layers * heads * width * lm.dtype.itemsize)
+
+
+def tokens_of_a_row(new: int, prompt: int, rows_of_a_prompt: int) -> float:
+    """Return the tokens that a row keeps: its own, for which room is made in pieces, and its share of a prompt kept once."""
+    return -(-new // ROOM) * ROOM + prompt / rows_of_a_prompt
 
 
 def even_rows(total: int, at_once: int) -> int:

@@ -112,8 +112,10 @@ class Lanes:
         """Return what `do` made of each lane's pieces of work, by round, then by lane.
 
         In several lanes `do` gets the model's layers over leaves of their own, whose gradients go to the masters.
-        Raises the first lane's error, once all have ended.
+        Raises the first lane's error, once all have ended. A process whose share of a batch is empty has no lane.
         """
+        if not work:
+            return []
         if len(work) == 1:
             return [do(self._lm, piece) for piece in work[0]]
         self._prepare(len(work))

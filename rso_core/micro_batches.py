@@ -78,15 +78,37 @@ class Sizes:
         return sum(self.tokens(list(run)) for _, run in groupby(items, key=lambda i: int(self.blocks[i])))
 
 
-def micro_batches(batch: Sequence[Place], sizes: Sizes, budget: Budget) -> list[list[Place]]:
-    """Return a batch in pieces that the budget holds, the longest first: if one is too large, it is the first.
+def micro_batches(batch: Sequence[Place], sizes: Sizes, budget: Budget, *, at_least: int = 1) -> list[list[Place]]:
+    """Return a batch in pieces that the budget holds, the largest first: if one is too large, it is the first.
 
-    Items of a block that stand together stay together, unless the budget does not hold them.
+    About as few as go, of about equal tokens; `at_least` so many where there are so many blocks. Items of a block that
+    stand together stay together, unless the budget does not hold them.
     """
-    parts = [part for block in _runs(batch, sizes) for part in _cut(block, sizes, budget)]
+    blocks = [part for block in _runs(batch, sizes) for part in _cut(block, sizes, budget)]
+    parts = sorted(((_tokens(part, sizes), part) for part in blocks), key=lambda pair: -pair[0])
+    filled = _one_after_the_other(parts, budget)
+    for count in range(max(at_least, _fewest(parts, budget)), max(at_least, len(filled)) + 1):
+        if (found := _spread(parts, count, budget)) is not None:
+            return found
+    return filled
+
+
+Part = tuple[int, list[Place]]  # (tokens, items), the largest first in what follows
+
+
+def _fewest(parts: Sequence[Part], budget: Budget) -> int:
+    """Return a number of pieces of which fewer cannot hold the parts; one that is too large has a piece of its own."""
+    items, tokens = sum(len(part) for _, part in parts), [tokens for tokens, _ in parts]
+    by_items = -(-items // budget.items) if budget.items else 1
+    by_tokens = -(-sum(min(n, budget.tokens) for n in tokens) // budget.tokens) if budget.tokens else 1
+    return max(by_items, by_tokens)
+
+
+def _one_after_the_other(parts: Sequence[Part], budget: Budget) -> list[list[Place]]:
+    """Return parts in pieces, each filled before the next one begins."""
     found: list[list[Place]] = []
     held = (0, 0)
-    for tokens, part in sorted(((_tokens(part, sizes), part) for part in parts), key=lambda pair: -pair[0]):
+    for tokens, part in parts:
         held = (held[0] + len(part), held[1] + tokens)
         if found and budget.holds(*held):
             found[-1] += part
@@ -94,6 +116,21 @@ def micro_batches(batch: Sequence[Place], sizes: Sizes, budget: Budget) -> list[
             found.append(list(part))
             held = (len(part), tokens)
     return found
+
+
+def _spread(parts: Sequence[Part], count: int, budget: Budget) -> list[list[Place]] | None:
+    """Return parts in `count` pieces, or one each; None where this way of filling the emptiest first needs more."""
+    held = [0] * count
+    found: list[list[Place]] = [[] for _ in range(count)]
+    for tokens, part in parts:
+        fitting = (i for i in range(count) if not found[i] or budget.holds(len(found[i]) + len(part), held[i] + tokens))
+        emptiest = min(fitting, key=held.__getitem__, default=None)
+        if emptiest is None:
+            return None
+        held[emptiest] += tokens
+        found[emptiest] += part
+    order = sorted(range(count), key=lambda i: -held[i])
+    return [found[i] for i in order if found[i]]
 
 
 def shares(batch: Sequence[Place], sizes: Sizes, count: int) -> list[list[Place]]:

@@ -58,6 +58,19 @@ class Script:
         dtype = torch.bfloat16 if self.config["model"]["dtype"] == "bfloat16" else torch.float32
         return AutoModelForCausalLM.from_pretrained(folder or self.folder, dtype=dtype, local_files_only=True).eval()
 
+    def asked(self, row: Row) -> str:
+        """Return a prompt under the model's chat template."""
+        text: str = self.tokenizer.apply_chat_template(
+            json.loads(row["messages"]), add_generation_prompt=True, tokenize=False
+        )
+        return text
+
+    def cut(self, text: str) -> str:
+        """Return the text of a prompt's last tokens, as many as the recipe allows."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        kept: str = self.tokenizer.decode(ids[-self.config["data"]["max_prompt_tokens"] :])
+        return kept
+
 
 # The reward model --------------------------------------------------------------------------------------------------------
 
@@ -120,10 +133,7 @@ def compared(script: Script, model: Any, rows: Sequence[tuple[str, str, str]]) -
 def sampled(script: Script, model: Any, rows: Sequence[Row], *, count: int, together: int) -> list[list[str]]:
     """Return `count` responses for each prompt; `together` prompts are generated at once, sorted by length."""
     config = script.config
-    texts = [
-        script.tokenizer.apply_chat_template(json.loads(row["messages"]), add_generation_prompt=True, tokenize=False)
-        for row in rows
-    ]
+    texts = [script.asked(row) for row in rows]
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     found: list[list[str]] = [[] for _ in rows]
     limit = config["data"]["max_prompt_tokens"]
@@ -166,7 +176,7 @@ def accepted(rewards: np.ndarray[Any, Any], beta: float, count: int, rng: np.ran
 
 
 def labelled_pairs(script: Script, reward: Any, prompts: Sequence[Row], kept: Sequence[Sequence[str]]) -> list[Row]:
-    """Return pairs of what was kept, first_round_rank, in TRL's conversational layout."""
+    """Return pairs of what was kept, first_round_rank, as texts: the prompt's last tokens, within the recipe's limit."""
     games = [
         (row, *(responses[i] for i in pair))
         for row, responses in zip(prompts, kept, strict=True)
@@ -175,9 +185,9 @@ def labelled_pairs(script: Script, reward: Any, prompts: Sequence[Row], kept: Se
     logits = compared(script, reward, [(row["prompt"], first, second) for row, first, second in games])
     return [
         {
-            "prompt": json.loads(row["messages"]),
-            "chosen": [{"role": "assistant", "content": first if logit > 0 else second}],
-            "rejected": [{"role": "assistant", "content": second if logit > 0 else first}],
+            "prompt": script.cut(script.asked(row)),
+            "chosen": first if logit > 0 else second,
+            "rejected": second if logit > 0 else first,
         }
         for (row, first, second), logit in zip(games, logits, strict=True)
     ]

@@ -209,7 +209,9 @@ def test_several_lanes_need_memory_each_and_give_way_to_one(
         made.prepare(0, Machine(monkeypatch, free).attempt, fixed=0, reserved=0)
         cut = made._follow(0)
         assert (cut.lanes, cut.budget.tokens) == found
-        assert len(made.cut(BATCH, 0)) == found[0]
+        by_lane = made.cut(BATCH, 0)
+        assert len(by_lane) == found[0]
+        assert len({len(lane) for lane in by_lane}) == 1  # nobody waits for a lane that has more
 
 
 def test_memory_that_runs_out_in_two_lanes_leaves_one_and_the_same_pieces(
@@ -224,3 +226,16 @@ def test_memory_that_runs_out_in_two_lanes_leaves_one_and_the_same_pieces(
     assert [(cut.step, cut.lanes, cut.budget.items) for cut in made._cuts] == [(0, 2, 4), (3, 1, 4)]
     again = batches(lm, tmp_path, micro_batch_size=4)  # a training that goes on
     assert [len(again.cut(BATCH, step)) for step in (2, 3)] == [2, 1]
+
+
+def test_lanes_of_unequal_blocks_have_as_many_micro_batches(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_memory, "wanted_lanes", lambda *_args, **_options: 2)
+    settings = TrainingConfig(micro_batch_size=2).model_dump(mode="json")
+    made = BatchMemory(lm, settings, Sizes([9, 1, 1, 1, 1, 1]), tmp_path, lambda _event: None)
+    made.prepare(0, lambda _items: None, fixed=0, reserved=0)
+
+    assert [[len(part) for part in lane] for lane in made.cut([(i, 0) for i in range(6)], 0)] == [[1], [2, 2, 1]]
+    assert [[len(part) for part in lane] for lane in made.cut([(i, 0) for i in (1, 2, 3, 4)], 0)] == [[2], [2]]
+    assert made.cut([], 0) == []  # a process whose share of a batch is empty

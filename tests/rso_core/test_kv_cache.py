@@ -1,13 +1,16 @@
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import FalconConfig, Gemma3Config, MambaConfig, PretrainedConfig
 
 from rso_core import memory
 from rso_core.generation import generate
-from rso_core.kv_cache import SHARE, even_rows, kept_bytes, rows_that_fit
+from rso_core.kv_cache import ROOM, SHARE, even_rows, kept_bytes, rows_that_fit, tokens_of_a_row
 from rso_core.models import LanguageModel, load
 from rso_core.vocabulary import Family
 from tests.rso_core.toys import toy_model
@@ -34,18 +37,42 @@ def test_what_a_token_keeps_is_counted_as_the_cache_keeps_it(tmp_path: Path, fam
     assert kept == 3 * kept_bytes(lm) > 0
 
 
-def test_rows_are_as_many_as_half_of_the_free_memory_holds(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = 10_000_000
-    monkeypatch.setattr(memory, "free_bytes", lambda _device: free)
-    fitting = rows_that_fit(lm, 50, most=1_000_000)
+@pytest.mark.parametrize(
+    "config", [Gemma3Config(), FalconConfig(), MambaConfig()], ids=lambda config: config.model_type
+)
+def test_configurations_of_every_kind_are_understood(config: PretrainedConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm: Any = SimpleNamespace(plain=SimpleNamespace(config=config), dtype=torch.bfloat16, device=torch.device("cpu"))
+    monkeypatch.setattr(memory, "free_bytes", lambda _device: 1 << 50)
 
-    assert fitting * 50 * kept_bytes(lm) < SHARE * free
-    assert rows_that_fit(lm, 500, most=1_000_000) < fitting
-    assert rows_that_fit(lm, 50, most=3) == 3
-    monkeypatch.setattr(memory, "free_bytes", lambda _device: 2 * free)
-    assert rows_that_fit(lm, 50, most=1_000_000) in (2 * fitting, 2 * fitting + 1)
-    monkeypatch.setattr(memory, "free_bytes", lambda _device: 0)
-    assert rows_that_fit(lm, 50, most=3) == 1
+    assert rows_that_fit(lm, 100, most=5) == 5
+    assert (kept_bytes(lm) == 0) is (config.model_type == "mamba")
+
+
+def test_rows_are_the_first_half_that_half_of_the_free_memory_holds(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(free: int, tokens: int = 50, most: int = 1000) -> int:
+        monkeypatch.setattr(memory, "free_bytes", lambda _device: free)
+        return rows_that_fit(lm, tokens, most=most)
+
+    a_row = next(free for free in range(1, 1_000_000) if rows(free, most=2) == 2) * SHARE / 2
+    assert a_row > 50 * kept_bytes(lm)
+    assert [rows(int(a_row * n / SHARE) + 1) for n in (1000, 999, 500, 499, 125, 1, 0)] == [
+        1000,
+        500,
+        500,
+        250,
+        125,
+        1,
+        1,
+    ]
+    assert rows(int(a_row * 500 / SHARE) + 1, tokens=100) < 500
+
+
+def test_a_prompt_that_is_kept_once_is_shared_by_its_rows() -> None:
+    assert tokens_of_a_row(10, 300, 1) == ROOM + 300
+    assert tokens_of_a_row(ROOM + 1, 300, 6) == 2 * ROOM + 50
+    assert tokens_of_a_row(0, 0, 1) == 0
 
 
 @pytest.mark.parametrize("num_responses", [1, 6])

@@ -1,4 +1,6 @@
+import time
 from collections import Counter
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -53,17 +55,69 @@ def test_pairs_of_a_prompt_stay_together_where_the_budget_holds_them(
             assert sum(not set(members).isdisjoint(part) for part in parts) == 1
 
 
-def test_long_prompts_come_first_and_short_ones_share_a_pass() -> None:
+def test_prompts_share_a_pass_where_the_budget_holds_them() -> None:
     sizes = Sizes([2, 2, 3, 3, 9, 9], [10, 10, 5, 5, 1, 1], ["a", "a", "b", "b", "c", "c"])
     batch = [(index, 0) for index in range(6)]
 
     def cut(budget: Budget) -> list[list[int]]:
         return [[index for index, _ in part] for part in micro_batches(batch, sizes, budget)]
 
-    assert cut(Budget(tokens=25)) == [[4, 5], [0, 1, 2, 3]]
+    assert cut(Budget(tokens=25)) == [[0, 1, 2, 3], [4, 5]]
     assert cut(Budget(tokens=12)) == [[0], [1], [2, 3], [4], [5]]
-    assert cut(Budget(items=4)) == [[4, 5, 0, 1], [2, 3]]
+    assert cut(Budget(items=4)) == [[0, 1, 2, 3], [4, 5]]
     assert cut(Budget()) == [[4, 5, 0, 1, 2, 3]]
+
+
+@given(drawn=sized_batches(), budget=BUDGETS, at_least=st.integers(1, 6))
+def test_pieces_are_about_equal_and_as_few_as_asked_for(
+    drawn: tuple[list[Place], Sizes], budget: Budget, at_least: int
+) -> None:
+    batch, sizes = drawn
+    few, many = micro_batches(batch, sizes, budget), micro_batches(batch, sizes, budget, at_least=at_least)
+    blocks = [list(run) for _, run in groupby(batch, key=lambda place: (int(sizes.blocks[place[0]]), place[1]))]
+
+    assert len(many) >= min(at_least, len(blocks))
+    assert len(many) == len(few) or len(many) <= at_least
+    if all(budget.holds(len(block), tokens(block, sizes)) for block in blocks):  # none is cut
+        loads = [tokens(part, sizes) for part in many]
+        assert loads == sorted(loads, reverse=True)
+        if not budget.items and not budget.tokens:  # the largest piece exceeds the mean by one block at most
+            assert loads[0] <= sum(loads) / len(loads) + max(tokens(block, sizes) for block in blocks)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "budget", "parts"),
+    [
+        # Filling the emptiest first needs a piece more here than filling one after the other.
+        (Sizes([6, 4, 4, 3, 3]), Budget(tokens=10), [[0, 1], [2, 3, 4]]),
+        (Sizes([60, 3, 3, 3, 3]), Budget(tokens=10), [[0], [1, 3], [2, 4]]),  # the large one stands alone
+    ],
+)
+def test_no_more_pieces_than_by_filling_one_after_the_other(
+    sizes: Sizes, budget: Budget, parts: list[list[int]]
+) -> None:
+    found = micro_batches([(index, 0) for index in range(5)], sizes, budget)
+
+    assert [[index for index, _ in part] for part in found] == parts
+
+
+def test_a_batch_of_many_single_items_is_cut_at_once() -> None:
+    count = 1024
+    start = time.process_time()
+
+    assert len(micro_batches([(i, 0) for i in range(count)], Sizes([5] * count), Budget(items=1))) == count
+    assert len(micro_batches([(i, 0) for i in range(count)], Sizes([5] * count), Budget(items=4))) == count // 4
+    assert time.process_time() - start < 5
+
+
+@given(drawn=sized_batches())
+def test_an_even_cut_of_single_items_is_even(drawn: tuple[list[Place], Sizes]) -> None:
+    batch, sizes = drawn
+    alike = Sizes([5] * len(sizes.lengths))
+    parts = micro_batches(batch, alike, Budget(tokens=15))
+
+    assert len(parts) == -(-len(batch) // 3)
+    assert {len(part) for part in parts} <= {len(batch) // len(parts), -(-len(batch) // len(parts))}
 
 
 @given(drawn=sized_batches(), count=st.integers(1, 4))

@@ -235,6 +235,26 @@ def test_an_alarm_is_given_when_nothing_new_counts_in_a_campaign_with_many_answe
     assert len(admin_overview().alarms) == 1
 
 
+def test_only_who_is_excluded_from_this_campaign_since_yesterday_was_not_left_out_before(researcher: User) -> None:
+    one, other = (made_campaign(researcher, items=2, replicas=9) for _ in range(2))
+    people = {name: rated(one, 1, hours_ago=48)[0] for name in ("long ago", "today", "lifted", "elsewhere", "kept")}
+    rated(other, 1, hours_ago=1)
+    for name in ("long ago", "today", "lifted"):
+        exclusions.exclude(one, people[name], by=researcher, reason="no reason")
+    Exclusion.objects.filter(rater=people["long ago"]).update(at=timezone.now() - timedelta(days=3))
+    Exclusion.objects.create(campaign=other, rater=people["elsewhere"], by=researcher, reason="of another campaign")
+    Answer.objects.filter(rater=people["elsewhere"]).update(standing=Answer.Standing.SURPLUS)
+    # As if it had been taken back, but not yet been counted again.
+    Exclusion.objects.filter(rater=people["lifted"]).update(lifted=timezone.now())
+
+    by_campaign = {row.campaign: row.shares for row in admin_overview().campaigns}
+    shares = by_campaign[one]
+    assert (shares.answers, shares.left, shares.answers_before, shares.left_before) == (10, 8, 10, 6)
+    assert (shares.answers_today, shares.left_today, shares.raters_today) == (0, 0, 0)
+    assert (by_campaign[other].answers_today, by_campaign[other].raters_today, by_campaign[other].left) == (2, 1, 0)
+    assert admin_overview().raters == 1
+
+
 def test_the_audit_log_is_filtered_and_read_page_by_page(signed_in: Client, admin: User, researcher: User) -> None:
     for index in range(120):
         record(researcher if index % 2 else admin, "changed" if index % 3 else "launched", f"thing {index:03d}")
