@@ -3,8 +3,8 @@
 Loops of our own instead of `model.generate`: nothing can come from a model's generation_config, a prompt is read once
 for all of its responses, and finished responses leave the batch. The random numbers of a prompt come from its own seed
 alone, so its responses do not depend on the shard or the batch it is in (up to the rounding of the forward pass, which
-batch shapes change). Many responses to a prompt are `branch_sampling`; here are one response a prompt, T5, and models
-whose attention is out of the ordinary.
+batch shapes change). Many responses to a prompt, and large models on a CPU, are `branch_sampling`; here are one response a
+prompt of small models, T5, and models whose attention is out of the ordinary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +20,11 @@ from rso_core.cross_attention import cross_cache
 from rso_core.errors import UserError
 from rso_core.kv_cache import even_rows, roomy_cache, rows_that_fit, tokens_of_a_row
 from rso_core.models import LanguageModel
+from rso_core.ready_weights import ReadyWeights
 from rso_core.token_sampling import Response, Sampling, sample_tokens
 
 _BRANCHES = 4  # responses from which on a prompt is read apart from them
+_LARGE = 50_000_000  # parameters from which on padding costs more than reading prompts one by one, on a CPU
 
 
 def generate(
@@ -58,7 +60,7 @@ def responses(  # noqa: PLR0913 - every sampling setting is explicit
     # A prompt is kept once for many responses (by models that read it apart), or else in every row.
     longest = max(map(len, prompts), default=0)
     tokens = tokens_of_a_row(max_new_tokens, longest, num_responses if num_responses >= _BRANCHES else 1)
-    if lm.family == "causal" and prompts and num_responses >= _BRANCHES and max_new_tokens:
+    if lm.family == "causal" and prompts and max_new_tokens and _reads_apart(lm, num_responses):
         rows = rows_that_fit(lm, tokens, most=even_rows(num_responses * len(prompts), batch_size))
         flight = Flight(lm, prompts, uniforms, sampling, num_responses=num_responses, rows=rows)
         if flight.suits():
@@ -66,6 +68,11 @@ def responses(  # noqa: PLR0913 - every sampling setting is explicit
             return
     batch_size = rows_that_fit(lm, tokens, most=batch_size)
     yield from _padded(lm, prompts, uniforms, sampling, num_responses=num_responses, batch_size=batch_size)
+
+
+def _reads_apart(lm: LanguageModel, num_responses: int) -> bool:
+    """Return whether every prompt goes through the model by itself, and the rows attend to it there."""
+    return num_responses >= _BRANCHES or (lm.device.type == "cpu" and lm.plain.num_parameters() >= _LARGE)
 
 
 def _padded(
@@ -79,11 +86,12 @@ def _padded(
 ) -> Iterator[list[Response]]:
     """Yield the responses of any model: each row holds its prompt, padded to the longest of its block."""
     found: list[list[Response]] = []
+    weights = ReadyWeights(lm, max(1, min(batch_size, len(prompts) * num_responses)))
     for block, width in _blocks(len(prompts), num_responses, batch_size):
         with torch.inference_mode():
             numbers = torch.cat([uniforms(i)[width] for i in block])
             branches = len(numbers) // len(block)
-            decoding = _Decoding(lm, [prompts[i] for i in block], branches)
+            decoding = _Decoding(lm, [prompts[i] for i in block], branches, weights)
             sampled = _decode(decoding, numbers.to(lm.device), sampling)
         if width.start == 0:
             found = [[] for _ in block]
@@ -109,7 +117,10 @@ def generate_one(
     with torch.inference_mode():
         uniforms = _uniforms(seed, max_new_tokens, 1).to(lm.device)
         (response,) = _decode(
-            _Decoding(lm, [prompt], 1), uniforms, sampling, on_drawn=lambda drawn: on_token(int(drawn[0]))
+            _Decoding(lm, [prompt], 1, ReadyWeights(lm, 1)),
+            uniforms,
+            sampling,
+            on_drawn=lambda drawn: on_token(int(drawn[0])),
         )
     return response
 
@@ -152,6 +163,7 @@ class _Decoding:
     lm: LanguageModel
     prompts: Sequence[Sequence[int]]
     branches: int
+    weights: ReadyWeights
     cache: Any = field(init=False)
     mask: Tensor = field(init=False)
     encoded: Tensor | None = field(init=False, default=None)
@@ -193,7 +205,8 @@ class _Decoding:
             inputs["encoder_outputs"] = (self.encoded,)  # type: ignore[assignment]
         else:
             inputs["logits_to_keep"] = 1  # type: ignore[assignment]
-        output = self.lm.model(**inputs, attention_mask=self.mask, cache=self.cache, use_cache=True)
+        with self.weights.used():
+            output = self.lm.model(**inputs, attention_mask=self.mask, cache=self.cache, use_cache=True)
         logits: Tensor = output.logits[:, -1]
         return logits
 

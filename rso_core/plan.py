@@ -28,8 +28,8 @@ CODE_VERSIONS: dict[str, int] = {
     "candidate_targets": 1,
     "reference_log_probs": 2,
     "policy_fitting": 8,
-    "checkpoint_selection": 5,
-    "checkpoint_figures": 1,
+    "checkpoint_selection": 6,
+    "checkpoint_figures": 2,
     "generation": 3,
     "win_rate": 5,
     "auto_sxs": 2,
@@ -38,7 +38,7 @@ CODE_VERSIONS: dict[str, int] = {
     # Not part of a run: work the product does before one, or after it for a human evaluation.
     "import_dataset": 1,
     "import_model": 1,
-    "responses": 2,
+    "responses": 3,
 }
 CPU_KINDS = frozenset(
     {"length_profile", "combined_rewards", "rejection_sampling", "report", "import_dataset", "import_model"}

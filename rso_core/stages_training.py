@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -257,7 +257,8 @@ def checkpoint_selection(job: Job) -> dict[str, Any]:
     if job.config["select_by"] == "last" or len(folders) == 1:
         best = len(folders) - 1
     else:
-        measured = [_measure(job, folder, judged) for folder in folders]
+        judged = _judged(job, folders)
+        measured = [_measured(job, _step(folder), judged) for folder in folders]
         best = max(range(len(folders)), key=lambda i: (measured[i]["win_rate"]["value"], -i))
     job.write(judged, MEASURED)
     shutil.copytree(folders[best], job.staging / "model")
@@ -269,17 +270,26 @@ def _step(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def _measure(job: Job, folder: Path, judged: list[Row]) -> dict[str, Any]:
-    """Return the proxy win rate of a checkpoint, and leave its responses with their probabilities in `judged`."""
-    from rso_core.protocol import Metrics
+def _judged(job: Job, folders: Sequence[Path]) -> list[Row]:
+    """Return the responses of every checkpoint with their probabilities to beat the SFT target.
 
-    lm = job.models.load(folder, job.spec.inputs["checkpoints"], job.config["dtype"])
-    rows = list(respond(job, lm))
+    All are compared at once: those of a prompt have its context and its target in common, which are read once.
+    """
+    rows: list[Row] = []
+    for folder in folders:
+        lm = job.models.load(folder, job.spec.inputs["checkpoints"], job.config["dtype"])
+        rows += [{"step": _step(folder), **row} for row in respond(job, lm)]
     reward = job.config["reward"]
     probabilities = compare_with_target(job, job.model("reward_model", dtype=reward["dtype"]), rows, reward)
-    rate = estimate_win_rate(
-        [outcome(p) for p in probabilities], [row["root"] for row in rows], draws=1000, seed=job.config["seed"]
-    ).as_dict()
-    judged += [{"step": _step(folder), **row, "probability": p} for row, p in zip(rows, probabilities, strict=True)]
-    job.emit(Metrics(step=_step(folder), values={"proxy_win_rate": rate["value"]}))
-    return {"step": _step(folder), "win_rate": rate}
+    return [row | {"probability": p} for row, p in zip(rows, probabilities, strict=True)]
+
+
+def _measured(job: Job, step: int, judged: Sequence[Row]) -> dict[str, Any]:
+    """Return the proxy win rate of a checkpoint."""
+    from rso_core.protocol import Metrics
+
+    rows = [row for row in judged if row["step"] == step]
+    wins, roots = [outcome(row["probability"]) for row in rows], [row["root"] for row in rows]
+    rate = estimate_win_rate(wins, roots, draws=1000, seed=job.config["seed"]).as_dict()
+    job.emit(Metrics(step=step, values={"proxy_win_rate": rate["value"]}))
+    return {"step": step, "win_rate": rate}

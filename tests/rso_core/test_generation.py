@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rso_core import generation
 from rso_core.errors import UserError
 from rso_core.generation import _blocks, generate
 from rso_core.models import LanguageModel, load
@@ -160,6 +161,26 @@ def test_responses_of_a_prompt_are_decoded_in_equal_parts_and_a_small_rest_joins
 
     assert [part.stop - part.start for part in found] == sizes
     assert [i for part in found for i in range(responses)[part]] == list(range(responses))
+
+
+@pytest.mark.parametrize("num_responses", [1, 3])
+def test_large_models_read_prompts_apart_and_draw_the_same(
+    lm: LanguageModel, num_responses: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SETTINGS | {"num_responses": num_responses}
+    seeds = list(range(len(PROMPTS)))
+    wanted = generate(lm, PROMPTS, seeds=seeds, **settings)
+    shapes: list[int] = []
+    hook = lm.model.register_forward_pre_hook(
+        lambda _model, _args, given: shapes.append(given["input_ids"].shape[1] if "input_ids" in given else 1),
+        with_kwargs=True,
+    )
+    monkeypatch.setattr(generation, "_LARGE", 0)
+
+    assert generate(lm, PROMPTS, seeds=seeds, **settings) == wanted
+    hook.remove()
+    if lm.family == "causal":
+        assert {len(prompt) for prompt in PROMPTS} <= set(shapes)
 
 
 def test_another_seed_gives_other_responses(lm: LanguageModel) -> None:

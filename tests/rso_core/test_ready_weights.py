@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rso_core import ready_weights
-from rso_core.generation import generate
+from rso_core.generation import generate, generate_one
 from rso_core.models import LanguageModel, add_lora, load
 from rso_core.ready_weights import ReadyWeights
 from tests.rso_core.toys import toy_model
@@ -70,21 +70,51 @@ def test_adapters_stay_what_they_add(tmp_path: Path) -> None:
         torch.testing.assert_close(logits(model), plain, rtol=0, atol=0.03 * float(plain.abs().max()))
 
 
-def test_sampling_in_bfloat16_uses_them_and_leaves_the_model_as_it_was(
-    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    products: list[int] = []
+def test_two_that_use_them_at_once_leave_the_layers_as_they_were(lm: LanguageModel) -> None:
+    one, other = (ReadyWeights(lm, rows=1) for _ in range(2))
+    first, second = one.used(), other.used()
+    for opened in (first, second):
+        opened.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+
+    assert replaced(lm) == 0
+
+
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of every product with a reordered weight."""
+    found: list[int] = []
     product = ready_weights._product
 
     def counted(values: Tensor, **more: Any) -> Tensor:
-        products.append(len(values))
+        found.append(len(values))
         return product(values, **more)
 
     monkeypatch.setattr(ready_weights, "_product", counted)
-    (found,) = generate(
-        lm, IDS[:1], num_responses=6, temperature=0.9, top_k=8, max_new_tokens=5, seeds=[1], batch_size=6
-    )
+    return found
 
-    assert len(found) == 6
-    assert 6 in products
+
+@pytest.mark.parametrize(("prompts", "num_responses"), [(1, 6), (3, 1), (3, 2)])
+def test_sampling_in_bfloat16_uses_them_and_leaves_the_model_as_it_was(
+    lm: LanguageModel, products: list[int], prompts: int, num_responses: int
+) -> None:
+    settings = {"temperature": 0.9, "top_k": 8, "max_new_tokens": 5, "batch_size": 6}
+    found = generate(lm, IDS[:prompts], num_responses=num_responses, seeds=[1, 2, 3][:prompts], **settings)
+
+    assert [len(group) for group in found] == [num_responses] * prompts
+    assert prompts * num_responses in products
     assert replaced(lm) == 0
+
+
+def test_a_conversation_uses_them(lm: LanguageModel, products: list[int]) -> None:
+    settings = {"temperature": 0.9, "top_k": 8, "max_new_tokens": 5}
+    generate_one(lm, IDS[0], seed=1, on_token=lambda _token: None, **settings)
+
+    assert set(products) == {1}
+    assert replaced(lm) == 0
+
+
+def test_nothing_to_sample_reorders_nothing(lm: LanguageModel, products: list[int]) -> None:
+    assert generate(lm, [], num_responses=1, temperature=1.0, top_k=0, max_new_tokens=5, seeds=[], batch_size=6) == []
+    assert products == []
