@@ -80,8 +80,12 @@ class BatchMemory:
         """Return the micro-batches of a step's batch, by lane; lanes add in turn, so all have as many where blocks allow it."""
         now = self._follow(step)
         parts = [part for part in shares(batch, self._sizes, now.lanes) if part]
-        rounds = max((len(micro_batches(part, self._sizes, now.budget)) for part in parts), default=1)
-        return [micro_batches(part, self._sizes, now.budget, at_least=rounds) for part in parts]
+        found = [micro_batches(part, self._sizes, now.budget) for part in parts]
+        rounds = max(map(len, found), default=0)
+        return [
+            lane if len(lane) == rounds else micro_batches(part, self._sizes, now.budget, at_least=rounds)
+            for lane, part in zip(found, parts, strict=True)
+        ]
 
     def shrink(self, step: int, error: BaseException) -> None:
         """Halve what goes through at once from this step on. Raises OutOfMemoryError when nothing is left to halve."""

@@ -72,7 +72,7 @@ def responses(  # noqa: PLR0913 - every sampling setting is explicit
 
 def _reads_apart(lm: LanguageModel, num_responses: int) -> bool:
     """Return whether every prompt goes through the model by itself, and the rows attend to it there."""
-    return num_responses >= _BRANCHES or (lm.device.type == "cpu" and lm.plain.num_parameters() >= _LARGE)
+    return num_responses >= _BRANCHES or (lm.device.type == "cpu" and lm.num_parameters >= _LARGE)
 
 
 def _padded(
@@ -85,8 +85,10 @@ def _padded(
     batch_size: int,
 ) -> Iterator[list[Response]]:
     """Yield the responses of any model: each row holds its prompt, padded to the longest of its block."""
+    if not prompts:
+        return
     found: list[list[Response]] = []
-    weights = ReadyWeights(lm, max(1, min(batch_size, len(prompts) * num_responses)))
+    weights = ReadyWeights(lm, min(batch_size, len(prompts) * num_responses))
     for block, width in _blocks(len(prompts), num_responses, batch_size):
         with torch.inference_mode():
             numbers = torch.cat([uniforms(i)[width] for i in block])

@@ -199,7 +199,7 @@ def _in_turn(queues: "Sequence[SimpleQueue[tuple[str, Any]]]") -> Iterator[list[
 
 def lanes_to_read(lm: "LanguageModel", tokens: float, *, together: int) -> int:
     """Return how many lanes are worth while to read so many tokens, `together` of them at once, without gradients."""
-    a_token = 2 * _size(lm)
+    a_token = 2 * lm.num_parameters
     return 1 if a_token * together < WORTH_AT_ONCE else _lanes_for(lm, a_token * tokens)
 
 
@@ -208,17 +208,13 @@ def wanted_lanes(lm: "LanguageModel", tokens: float, *, dropout: float) -> int:
 
     One on a GPU, and with dropout, whose noise all lanes would draw from one generator in any order.
     """
-    return 1 if dropout > 0 else _lanes_for(lm, 6 * _size(lm) * tokens)
+    return 1 if dropout > 0 else _lanes_for(lm, 6 * lm.num_parameters * tokens)
 
 
 def _lanes_for(lm: "LanguageModel", operations: float) -> int:
     if lm.device.type != "cpu":
         return 1
     return max(1, min(threads_here(), MOST_LANES, int(operations / WORTH)))
-
-
-def _size(lm: "LanguageModel") -> int:
-    return sum(p.numel() for p in lm.model.parameters())
 
 
 def threads_here() -> int:

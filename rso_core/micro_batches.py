@@ -3,7 +3,7 @@
 The gradient of a step is the same however its batch is cut; memory and speed are not. Nothing here knows a model.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -84,16 +84,24 @@ def micro_batches(batch: Sequence[Place], sizes: Sizes, budget: Budget, *, at_le
     About as few as go, of about equal tokens; `at_least` so many where there are so many blocks. Items of a block that
     stand together stay together, unless the budget does not hold them.
     """
-    blocks = [part for block in _runs(batch, sizes) for part in _cut(block, sizes, budget)]
-    parts = sorted(((_tokens(part, sizes), part) for part in blocks), key=lambda pair: -pair[0])
+    parts = _largest_first((part for block in _runs(batch, sizes) for part in _cut(block, sizes, budget)), sizes)
     filled = _one_after_the_other(parts, budget)
     for count in range(max(at_least, _fewest(parts, budget)), max(at_least, len(filled)) + 1):
-        if (found := _spread(parts, count, budget)) is not None:
-            return found
+        if (pieces := _spread(parts, count, budget)) is not None:
+            return [items for _, items in sorted(pieces, key=lambda piece: -piece[0]) if items]
     return filled
 
 
-Part = tuple[int, list[Place]]  # (tokens, items), the largest first in what follows
+def shares(batch: Sequence[Place], sizes: Sizes, count: int) -> list[list[Place]]:
+    """Return a batch in `count` shares of about equal tokens, blocks whole: what each of several processes computes."""
+    return [items for _, items in _spread(_largest_first(_runs(batch, sizes), sizes), count, Budget()) or []]
+
+
+Part = tuple[int, list[Place]]  # (tokens, items)
+
+
+def _largest_first(parts: Iterable[list[Place]], sizes: Sizes) -> list[Part]:
+    return sorted(((_tokens(part, sizes), part) for part in parts), key=lambda part: -part[0])
 
 
 def _fewest(parts: Sequence[Part], budget: Budget) -> int:
@@ -118,8 +126,8 @@ def _one_after_the_other(parts: Sequence[Part], budget: Budget) -> list[list[Pla
     return found
 
 
-def _spread(parts: Sequence[Part], count: int, budget: Budget) -> list[list[Place]] | None:
-    """Return parts in `count` pieces, or one each; None where this way of filling the emptiest first needs more."""
+def _spread(parts: Sequence[Part], count: int, budget: Budget) -> list[Part] | None:
+    """Return parts in `count` pieces, each part in the emptiest that holds it; None where one finds no such piece."""
     held = [0] * count
     found: list[list[Place]] = [[] for _ in range(count)]
     for tokens, part in parts:
@@ -129,19 +137,7 @@ def _spread(parts: Sequence[Part], count: int, budget: Budget) -> list[list[Plac
             return None
         held[emptiest] += tokens
         found[emptiest] += part
-    order = sorted(range(count), key=lambda i: -held[i])
-    return [found[i] for i in order if found[i]]
-
-
-def shares(batch: Sequence[Place], sizes: Sizes, count: int) -> list[list[Place]]:
-    """Return a batch in `count` shares of about equal tokens, blocks whole: what each of several processes computes."""
-    found: list[list[Place]] = [[] for _ in range(count)]
-    held = [0] * count
-    for block in sorted(_runs(batch, sizes), key=lambda block: -_tokens(block, sizes)):
-        least = held.index(min(held))
-        found[least] += block
-        held[least] += _tokens(block, sizes)
-    return found
+    return list(zip(held, found, strict=True))
 
 
 def _runs(batch: Sequence[Place], sizes: Sizes) -> list[list[Place]]:

@@ -56,6 +56,11 @@ class LanguageModel:
         return dtype
 
     @property
+    def num_parameters(self) -> int:
+        """Return how many weights the model has, adapters included and shared ones counted once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
     def eos_id(self) -> int:
         """Return the token that ends a response."""
         return int(self.tokenizer.eos_token_id)
