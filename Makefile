@@ -153,7 +153,8 @@ bench-study: $(STAMP) ## Measure the grid of losses and pair sources over shared
 bench-growth: $(STAMP) ## Measure how time and memory grow with prompts and with candidates
 	@$(PY) -m benchmarks.cost_growth $(ARGS)
 
-bench-web: $(STAMP) ## Measure every page over 1,000,000 pairs and 1,000 runs, and a run page that 300 people watch
+bench-web: $(STAMP) ## Measure every page over 1,000,000 pairs and 1,000 runs, a run page that 300 people watch, and memory over more pairs
+	@$(PY) -m benchmarks.service_memory
 	@$(PY) -m benchmarks.web_pages $(ARGS)
 
 bench-report: $(STAMP) ## Make docs/performance.md from benchmarks/results and benchmarks/notes

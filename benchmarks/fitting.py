@@ -9,13 +9,11 @@ tried. Adafactor is the paper's; ours keeps float32 masters of bfloat16 weights,
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.fitting_ours import random_t5, with_references
 from benchmarks.flops import grouped_flops, matrices_of
-from benchmarks.harness import Side, compare, dtype, finish, parser, peer_python, require, tuned, wanted
+from benchmarks.harness import Side, compare, dtype, finish, parser_of_cases, peer_python, require, tuned, wanted
 from benchmarks.texts import Group, cut_groups, described, grouped_tokens, pairs_as_groups, plain_tokens, real_groups
 
 # The size of T5 small: 60M weights.
@@ -36,13 +34,10 @@ _MICRO_PAIRS = (4, 2, 8)
 
 def main() -> None:
     """Measure what --only names (default: everything that the given files allow)."""
-    made = parser(__doc__)
-    made.add_argument("--oasst", type=Path, help="a second preference file, for fitting_oasst")
-    made.add_argument("--only", nargs="+", choices=sorted(_CASES), help="measure these only")
+    made = parser_of_cases(__doc__, _CASES)
     made.add_argument(
         "--prompts", type=int, default=8, help="prompts in a step (default 8; four times as many with direct pairs)"
     )
-    made.add_argument("--untuned", action="store_true", help="take the peer's first setting instead of trying all")
     options = made.parse_args()
     require(options, "model", "preferences")
     finish([_CASES[name](name, options) for name in wanted(_CASES, options)], options)
@@ -90,8 +85,6 @@ def _tuned(name: str, peer: Side, options: argparse.Namespace) -> Side:
     candidates: list[dict[str, Any]] = [{"micro_pairs": size, "weights": "same"} for size in _MICRO_PAIRS]
     if dtype(options) == "bfloat16" and peer.module.endswith(".dpo"):
         candidates.append({"micro_pairs": _MICRO_PAIRS[0], "weights": "autocast"})
-    if options.untuned:
-        return replace(peer, settings=peer.settings | candidates[0])
     pairs = peer.settings["pairs"]
     return tuned(peer, candidates, options, name=name, small={"pairs": pairs[: max(8, len(pairs) // 4)]})
 

@@ -76,7 +76,16 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument(
         "--tuned-by", metavar="NAME", help="take the peer's setting from this result instead of trying all"
     )
+    made.add_argument("--untuned", action="store_true", help="take the peer's first setting instead of trying all")
     made.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
+    return made
+
+
+def parser_of_cases(description: str | None, cases: Iterable[str]) -> argparse.ArgumentParser:
+    """Return the command line of a benchmark with several results, some of them over a second preference file."""
+    made = parser(description)
+    made.add_argument("--oasst", type=Path, help="a second preference file, for the results of OpenAssistant")
+    made.add_argument("--only", nargs="+", choices=sorted(cases), help="measure these only (default: all)")
     return made
 
 
@@ -90,7 +99,7 @@ def require(options: argparse.Namespace, *names: str) -> None:
 
 def wanted(cases: Iterable[str], options: argparse.Namespace) -> list[str]:
     """Return which results to measure: those that --only names, else all; those of OpenAssistant need its file."""
-    return options.only or [name for name in cases if options.oasst or not name.endswith("_oasst")]
+    return options.only or [name for name in cases if options.oasst or "oasst" not in name]
 
 
 # Processes ---------------------------------------------------------------------------------------------------------------
@@ -297,7 +306,9 @@ def tuned(
     name: str,
     small: Mapping[str, Any] | None = None,
 ) -> Side:
-    """Return `side` with its best setting for the result `name`, or that of the result that --tuned-by names."""
+    """Return `side` with its best setting for the result `name`, with that of the result that --tuned-by names, or untuned."""
+    if options.untuned:
+        return replace(side, settings=side.settings | candidates[0])
     if options.tuned_by is None:
         return best_setting(side, candidates, options, name=name, small=small)
     found = json.loads((options.results / f"{options.tuned_by}.json").read_text(encoding="utf-8"))

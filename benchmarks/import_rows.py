@@ -88,18 +88,15 @@ def _write_parquet(path: Path, rows: int) -> None:
 def import_and_report(path: Path, out: Path) -> None:
     """Import, then print seconds and peak memory of this process as JSON."""
     sys.path.insert(0, str(ROOT))
+    from benchmarks.worker import peak_bytes
     from rso_core.importers import Options, import_file
 
     start = time.monotonic()
     summary = import_file(path, out, Options(kind="preference"))
     seconds, processor = round(time.monotonic() - start, 1), round(time.process_time(), 1)
-    print(json.dumps({"seconds": seconds, "processor_seconds": processor, "peak_bytes": peak(), "summary": summary}))
-
-
-def peak() -> int:
-    """Return the most memory this process has held, in bytes; `ru_maxrss` would count its parent's, too."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))) * 1024
+    print(
+        json.dumps({"seconds": seconds, "processor_seconds": processor, "peak_bytes": peak_bytes(), "summary": summary})
+    )
 
 
 def measure(rows: int, ending: str) -> dict[str, Any]:

@@ -16,6 +16,8 @@ import psutil
 import psycopg2
 from psycopg2 import sql
 
+from benchmarks.worker import status_bytes
+
 ROOT = Path(__file__).resolve().parent.parent
 _START_SECONDS = 180.0
 _UP = "Ctrl-C stops everything"
@@ -35,12 +37,22 @@ class Served:
 
     def cpu_seconds(self) -> float:
         """Return the processor time that its web process has used."""
+        times = self._web().cpu_times()
+        return float(times.user + times.system)
+
+    def web_peak_bytes(self) -> int:
+        """Return the most memory that its web process has held."""
+        return status_bytes("VmHWM", self._web().pid)
+
+    def _web(self) -> psutil.Process:
         for child in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 if "uvicorn" in child.cmdline():
-                    times = child.cpu_times()
-                    return float(times.user + times.system)
-        return 0.0
+                    return child
+        message = (
+            f"the product on port {self.port} has no web process; its words are in the data folder's file `terminal`"
+        )
+        raise RuntimeError(message)
 
     def versions(self) -> dict[str, str]:
         """Return what the figures depend on."""

@@ -345,6 +345,7 @@ def web(results: Results) -> str:
         _pages(results.get("web_pages")),
         _viewers(results.get("web_viewers")),
         _imports(results.get("import_rows")),
+        _service_memory(results.get("service_memory")),
     ]
     return "\n\n".join(parts)
 
@@ -394,6 +395,24 @@ def _imports(found: Result | None) -> str:
         for ending, measured in sorted(found["formats"].items())
     )
     return f"Import of {found['rows']:,} rows as long as those of HH (target: under {found['target']['seconds']:g} s): {figures}."
+
+
+def _service_memory(found: Result | None) -> str:
+    if found is None:
+        return "Memory over more and more pairs: not measured."
+    sizes = sorted(found["sizes"], key=int)
+    lines = [
+        "The most memory of processes that hold no model, in MB, each size with processes of its own: an import, a worker's supervisor that stores",
+        "the pairs of a stage, and a web process that shows them and sends all of them as JSON lines and as CSV",
+        f"(target: the largest takes at most {found['target']['rise_bytes'] / 1e6:.0f} MB more than the smallest).",
+        "",
+        f"| process | {' | '.join(f'{int(size):,} pairs' for size in sizes)} | rise |",
+        f"|---|{'---:|' * (len(sizes) + 1)}",
+    ]
+    for process, rise in found["rises"].items():
+        peaks = " | ".join(f"{found['sizes'][size][process] / 1e6:.0f}" for size in sizes)
+        lines.append(f"| {process} | {peaks} | {rise / 1e6:.0f} |")
+    return "\n".join(lines)
 
 
 def settings(results: Results) -> str:

@@ -10,14 +10,12 @@ import argparse
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from benchmarks.comparisons import attended_pairs, tree_tokens
 from benchmarks.flops import flops, matrices_of
-from benchmarks.harness import Side, compare, finish, parser, peer_python, require, tuned, wanted
+from benchmarks.harness import Side, compare, finish, parser_of_cases, peer_python, require, tuned, wanted
 from benchmarks.texts import preference_rows, tokenizer_of
 
 _PAIRS = 32
@@ -29,11 +27,7 @@ Row = dict[str, Any]
 
 def main() -> None:
     """Measure what --only names (default: everything that the given files allow)."""
-    made = parser(__doc__)
-    made.add_argument("--oasst", type=Path, help="a second preference file, for reward_training_oasst")
-    made.add_argument("--only", nargs="+", choices=sorted(_CASES), help="measure these only")
-    made.add_argument("--untuned", action="store_true", help="take the peer's first setting instead of trying all")
-    options = made.parse_args()
+    options = parser_of_cases(__doc__, _CASES).parse_args()
     require(options, "model", "preferences")
     finish([_measured(name, _CASES[name](options), options) for name in wanted(_CASES, options)], options)
 
@@ -91,8 +85,6 @@ def _measured(name: str, rows: Sequence[Row], options: argparse.Namespace) -> di
 def _tuned(name: str, peer: Side, options: argparse.Namespace) -> Side:
     candidates: list[dict[str, Any]] = [{"micro_pairs": size, "logits": "last"} for size in _MICRO_PAIRS]
     candidates.append({"micro_pairs": _MICRO_PAIRS[0], "logits": "all"})
-    if options.untuned:
-        return replace(peer, settings=peer.settings | candidates[0])
     few = peer.settings["examples"][:16]
     return tuned(peer, candidates, options, name=name, small={"examples": few})
 

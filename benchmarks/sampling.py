@@ -10,11 +10,11 @@ prompts of exactly 200 tokens; sampling_hh and, with --oasst, sampling_oasst, pr
 import argparse
 import random
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Side, compare, finish, parser, peer_python, require, tuned
+from benchmarks.harness import Side, compare, finish, parser_of_cases, peer_python, require, tuned, wanted
 from benchmarks.texts import cut_groups, pairs_as_groups, tokenizer_of
 from rso_core.config import SamplingConfig
 
@@ -28,9 +28,7 @@ ARRANGEMENTS: list[dict[str, Any]] = [
 
 def main() -> None:
     """Measure and write the results."""
-    made = parser(__doc__)
-    made.add_argument("--oasst", type=Path, help="a second preference file, for sampling_oasst")
-    made.add_argument("--only", nargs="+", default=[], help="names of the results to measure (default: all)")
+    made = parser_of_cases(__doc__, CASES)
     made.add_argument("--prompts", type=int, default=4, help="prompts a round (default 4)")
     made.add_argument(
         "--rows",
@@ -40,26 +38,29 @@ def main() -> None:
     )
     options = made.parse_args()
     require(options, "model", "preferences")
-    sets = [(name, prompts) for name, prompts in prompt_sets(options) if not options.only or name in options.only]
-    finish([row(name, prompts, options) for name, prompts in sets], options)
+    finish([row(name, CASES[name](options), options) for name in wanted(CASES, options)], options)
 
 
-def prompt_sets(options: argparse.Namespace) -> Iterator[tuple[str, list[list[int]]]]:
-    """Yield names of results and the prompts' token ids."""
+def exact_prompts(options: argparse.Namespace) -> list[list[int]]:
+    """Return real prompts cut to exactly 200 tokens."""
     pairs = pairs_as_groups(options.model, options.preferences)
     cut = cut_groups(
         pairs, prompts=options.prompts, responses=1, prompt_tokens=200, response_tokens=64, seed=options.seed
     )
-    yield "sampling_200", [group["prompt"] for group in cut]
-    yield "sampling_hh", some_prompts(pairs, options)
-    if options.oasst:
-        yield "sampling_oasst", some_prompts(pairs_as_groups(options.model, options.oasst), options)
+    return [group["prompt"] for group in cut]
 
 
-def some_prompts(pairs: Sequence[dict[str, Any]], options: argparse.Namespace) -> list[list[int]]:
-    """Return distinct real prompts, the same for every run with a seed."""
-    distinct = sorted({tuple(pair["prompt"]) for pair in pairs})
+def some_prompts(file: Path, options: argparse.Namespace) -> list[list[int]]:
+    """Return distinct prompts of a file as they are, the same for every run with a seed."""
+    distinct = sorted({tuple(pair["prompt"]) for pair in pairs_as_groups(options.model, file)})
     return [list(ids) for ids in random.Random(options.seed).sample(distinct, options.prompts)]  # noqa: S311 - no secret
+
+
+CASES: dict[str, Callable[[argparse.Namespace], list[list[int]]]] = {
+    "sampling_200": exact_prompts,
+    "sampling_hh": lambda options: some_prompts(options.preferences, options),
+    "sampling_oasst": lambda options: some_prompts(options.oasst, options),
+}
 
 
 def row(name: str, prompts: list[list[int]], options: argparse.Namespace) -> dict[str, Any]:

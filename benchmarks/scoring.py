@@ -10,12 +10,11 @@ median lengths of the file; scoring_382_34, of 382 and 34 tokens (TL;DR).
 
 import argparse
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.comparisons import Ids, both_orders, lengths, template, tree_tokens
-from benchmarks.harness import Side, compare, finish, parser, peer_python, require, tuned
+from benchmarks.harness import Side, compare, finish, parser_of_cases, peer_python, require, tuned, wanted
 from benchmarks.texts import Group, cut_groups, preference_rows, tokenizer_of
 
 CANDIDATES = 64
@@ -32,31 +31,29 @@ TARGETS = {
 }
 
 
+CASES = tuple(f"scoring_{texts}_{orders}" for texts in ("hh", "382_34", "oasst") for orders in ("both", "one"))
+
+
 def main() -> None:
     """Measure and write the results."""
-    made = parser(__doc__)
-    made.add_argument(
-        "--oasst", type=Path, help="a second preference file, for scoring_oasst_one and scoring_oasst_both"
-    )
-    made.add_argument("--only", nargs="+", default=[], help="names of the results to measure (default: all)")
-    options = made.parse_args()
+    options = parser_of_cases(__doc__, CASES).parse_args()
     require(options, "model", "preferences")
-    wanted = [entry for entry in cases(options) if not options.only or entry[0] in options.only]
-    finish([row(name, group, orders, options) for name, group, orders in wanted], options)
+    finish([row(name, group_of(name, options), options) for name in wanted(CASES, options)], options)
 
 
-def cases(options: argparse.Namespace) -> Iterator[tuple[str, Group, int]]:
-    """Yield names of results, a prompt with 64 candidates and a baseline, and how many orders are scored."""
-    pairs = plain_pairs(options.model, options.preferences)
-    sized = [("hh", pairs, *medians(pairs)), ("382_34", pairs, 382, 34)]
-    if options.oasst:
-        others = plain_pairs(options.model, options.oasst)
-        sized.append(("oasst", others, *medians(others)))
-    for name, texts, context, response in sized:
-        drawn: dict[str, Any] = {"prompts": 1, "responses": CANDIDATES + 1, "seed": options.seed}
-        (group,) = cut_groups(texts, prompt_tokens=context, response_tokens=response + 1, **drawn)
-        yield f"scoring_{name}_both", group, 2
-        yield f"scoring_{name}_one", group, 1
+def group_of(name: str, options: argparse.Namespace) -> Group:
+    """Return the prompt of a result, with 64 candidates and a baseline."""
+    pairs = plain_pairs(options.model, options.oasst if "oasst" in name else options.preferences)
+    context, response = (382, 34) if "382_34" in name else medians(pairs)
+    (group,) = cut_groups(
+        pairs,
+        prompts=1,
+        responses=CANDIDATES + 1,
+        prompt_tokens=context,
+        response_tokens=response + 1,
+        seed=options.seed,
+    )
+    return group
 
 
 def medians(pairs: list[Group]) -> tuple[int, int]:
@@ -79,11 +76,11 @@ def plain_pairs(model: Path, file: Path) -> list[Group]:
     ]
 
 
-def row(name: str, group: Group, orders: int, options: argparse.Namespace) -> dict[str, Any]:
+def row(name: str, group: Group, options: argparse.Namespace) -> dict[str, Any]:
     """Return the result of one row."""
     from rso_core.templates import label_ids
 
-    sequences: list[Ids] = both_orders(template(options.model), group, orders=orders)
+    sequences: list[Ids] = both_orders(template(options.model), group, orders=2 if name.endswith("_both") else 1)
     tokenizer, family = tokenizer_of(options.model)
     settings = {"model": str(options.model), "sequences": sequences, "labels": list(label_ids(tokenizer, family))}
     peer = Side("transformers, batches sorted by length", "benchmarks.peers.scoring", settings, python=peer_python())

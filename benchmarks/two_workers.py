@@ -19,7 +19,7 @@ from benchmarks.comparisons import both_orders, template
 from benchmarks.harness import Side, Works, alternate, finish, parser, portable, provenance, require, started, summary
 from benchmarks.sampling import SETTINGS, described, some_prompts
 from benchmarks.scoring import CANDIDATES, medians, plain_pairs
-from benchmarks.texts import cut_groups, pairs_as_groups
+from benchmarks.texts import cut_groups
 
 _TARGET = 1.8
 _TOKENS = 32  # of a response
@@ -83,7 +83,7 @@ Case = tuple[str, list[dict[str, Any]], dict[str, Any], dict[str, Any]]  # modul
 
 
 def _sampling(options: argparse.Namespace) -> Case:
-    prompts = some_prompts(pairs_as_groups(options.model, options.preferences), options)
+    prompts = some_prompts(options.preferences, options)
     settings = SETTINGS | {"model": str(options.model), "rows": SETTINGS["responses"], "tokens": _TOKENS}
     halves = [settings | {"prompts": part} for part in (prompts[::2], prompts[1::2])]
     return (

@@ -6,16 +6,20 @@ Ours is `python -m rso_core run` with the recipe for real preferences and an emp
 `benchmarks.peers.whole_run`, which gets the same splits and prompts ready-made. Both count from process start to end. Runs
 alternate and take long, so every finished side of a round is kept in the work folder: the same command goes on from there,
 `--only ours` or `--only peer` does one side, and the result file says how many rounds are complete.
+`--tokens` does both sides once more, not against the clock, and counts the tokens that go through the models: the token
+bound is their ratio, without the peer's padding.
 """
 
 import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,7 @@ from benchmarks.harness import (
     summary,
 )
 from benchmarks.study_grid import settings
+from benchmarks.texts import tokenizer_of
 from benchmarks.worker import versions
 
 RECIPE = ROOT / "rso_core" / "recipes" / "real_dialogue.yaml"
@@ -47,6 +52,7 @@ def main() -> None:
         "--work", type=Path, default=ROOT / "var" / "benchmarks" / "whole_run", help="folder of finished sides"
     )
     made.add_argument("--only", choices=SIDES, help="do this side only")
+    made.add_argument("--tokens", action="store_true", help="count tokens instead of measuring rounds")
     made.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="replace a setting of the recipe"
     )
@@ -54,10 +60,12 @@ def main() -> None:
     require(options, "model", "preferences")
     options.work.mkdir(parents=True, exist_ok=True)
     config = recipe(options)
-    for number in range(options.rounds):
+    for number in range(0 if options.tokens else options.rounds):
         for side in SIDES if number % 2 == 0 else SIDES[::-1]:
             if options.only in (None, side):
                 _once(number, side, config, options)
+    if options.tokens:
+        _count_tokens(config, options)
     rounds = complete_rounds(options.work)
     if not rounds:
         print(json.dumps({"speedup_median": None, "complete_rounds": 0}))
@@ -83,10 +91,10 @@ def result(rounds: list[dict[str, Any]], config: Any, options: argparse.Namespac
         "lengths": {
             "train_prompts": config.sampling.max_prompts,
             "candidates": config.sampling.num_candidates,
-            "max_prompt_tokens": config.data.max_prompt_tokens,
-            "max_response_tokens": config.data.max_response_tokens,
+            "prompt_tokens": _prompt_lengths(options, config.data.max_prompt_tokens),
+            "response_tokens_limit": config.data.max_response_tokens,
         },
-        "token_bound": None,
+        **_token_bound(options.work),
         "target": {"speedup": 4.0},
         "ours": {
             "name": "python -m rso_core run",
@@ -125,23 +133,53 @@ def _once(number: int, side: str, config: Any, options: argparse.Namespace) -> N
     print(f"whole run: round {number + 1}, {side}: {found['seconds']:.0f} s", file=sys.stderr)
 
 
-def _ours(config: Any, options: argparse.Namespace) -> dict[str, Any]:
+def _count_tokens(config: Any, options: argparse.Namespace) -> None:
+    """Do both sides under `benchmarks.token_count`, unless that has been done."""
+    tokenizer = tokenizer_of(options.model)[0]
+    rows = json.loads((options.model / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    for side, work, ends in (("ours", _ours, -1), ("peer", _peer, padding)):
+        path = options.work / f"tokens-{side}.json"
+        if options.only in (None, side) and not path.exists():
+            work(config, options, ("-m", "benchmarks.token_count", str(path.resolve()), str(rows), str(ends)))
+
+
+def _prompt_lengths(options: argparse.Namespace, limit: int) -> dict[str, Any]:
+    """Return the lengths of the training prompts under the chat template, in tokens."""
+    tokenizer = tokenizer_of(options.model)[0]
+    rows = json.loads((options.work / "inputs.json").read_text(encoding="utf-8"))["prompts"]["train"]
+    asked = [json.loads(row["messages"]) for row in rows]
+    texts = [tokenizer.apply_chat_template(one, add_generation_prompt=True, tokenize=False) for one in asked]
+    lengths = [min(limit, len(tokenizer.encode(text, add_special_tokens=False))) for text in texts]
+    return {"median": statistics.median(lengths), "mean": statistics.fmean(lengths), "max": max(lengths)}
+
+
+def _token_bound(work: Path) -> dict[str, Any]:
+    """Return the tokens of both sides and their ratio, as far as they have been counted."""
+    paths = {side: work / f"tokens-{side}.json" for side in SIDES}
+    if not all(path.exists() for path in paths.values()):
+        return {"token_bound": None}
+    tokens = {side: json.loads(path.read_text(encoding="utf-8"))["tokens"] for side, path in paths.items()}
+    return {"token_bound": tokens["peer"] / tokens["ours"], "tokens_of_a_run": tokens}
+
+
+def _ours(config: Any, options: argparse.Namespace, runner: Sequence[str] = ("-m",)) -> dict[str, Any]:
     from rso_core.config import dump_run_config
 
     store, recipe_file = options.work / "store", options.work / "recipe.yaml"
     shutil.rmtree(store, ignore_errors=True)
     recipe_file.write_text(dump_run_config(config), encoding="utf-8")
-    found = _timed([sys.executable, "-m", "rso_core", "run", str(recipe_file), "--store", str(store)], options)
+    found = _timed([sys.executable, *runner, "rso_core", "run", str(recipe_file), "--store", str(store)], options)
     run = json.loads(next((store / "runs").glob("*.json")).read_text(encoding="utf-8"))
     shutil.rmtree(store)
     return found | {"stages": {key: stage["seconds"] for key, stage in run["stages"].items()}}
 
 
-def _peer(config: Any, options: argparse.Namespace) -> dict[str, Any]:
+def _peer(config: Any, options: argparse.Namespace, runner: Sequence[str] = ("-m",)) -> dict[str, Any]:
     inputs, record = options.work / "inputs.json", options.work / "peer-record.json"
     inputs.write_text(json.dumps(peer_inputs(config)), encoding="utf-8")
     record.unlink(missing_ok=True)
-    command = [peer_python(), "-m", "benchmarks.peers.whole_run", str(inputs), str(record)]
+    command = [peer_python(), *runner, "benchmarks.peers.whole_run", str(inputs), str(record)]
     found = _timed(command, options)
     return found | json.loads(record.read_text(encoding="utf-8"))
 

@@ -50,12 +50,12 @@ class Prepared:
 
 def resident_bytes() -> int:
     """Return the memory this process holds now."""
-    return _status("VmRSS") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return status_bytes("VmRSS") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def peak_bytes() -> int:
     """Return the most memory this process has held since `forget_peak`; since its start where that cannot be reset."""
-    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return status_bytes("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def forget_peak() -> None:
@@ -66,9 +66,10 @@ def forget_peak() -> None:
         return
 
 
-def _status(name: str) -> int:
+def status_bytes(name: str, process: int | str = "self") -> int:
+    """Return the bytes that Linux reports under `name` (VmRSS, VmHWM) for a process; 0 where it does not."""
     try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)

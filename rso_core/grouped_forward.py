@@ -88,10 +88,8 @@ def _shared_log_probs(lm: LanguageModel, trees: Sequence[Tree]) -> Tensor:
     """Return log π of every response; each prompt is read once, logits are made at the responses' tokens only."""
     responses = [response for _, of_prompt in trees for response in of_prompt]
     if lm.family == "causal":
-        hidden, layout = packed_hidden(
-            lm, [Segment(prompt, [Segment(ids) for ids in found]) for prompt, found in trees]
-        )
-        hidden = hidden.index_select(0, layout.predicting_tokens(layout.leaves))
+        forest = [Segment(prompt, [Segment(ids) for ids in found]) for prompt, found in trees]
+        hidden, _ = packed_hidden(lm, forest, lambda layout: layout.predicting_tokens(layout.leaves))
     else:
         hidden = decoder_hidden(lm, trees)
     targets = torch.tensor([token for response in responses for token in response], device=lm.device)

@@ -13,6 +13,7 @@ from rso_core.packed_layout import Layout, Rows
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - the only one that tells its log-sum-exp
 _SCORES = 1 << 20  # attention scores at once in the backward pass: 4 MB in float32
+_QUERIES = 64  # at once where keys behind a query do not count: fewer products with what is masked
 
 
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, *, layout: Layout, scaling: float | None) -> Tensor:
@@ -96,7 +97,7 @@ def _slopes(
     key, value = (part.reshape(rows * shared, keys, width) for part in by_key)
     of_query = torch.empty(rows, heads, queries, width, device=key.device)
     of_key, of_value = torch.zeros(2, rows * shared, keys, width, device=key.device)
-    step = max(1, _SCORES // (rows * heads * keys))
+    step = max(1, min(_QUERIES if causal else queries, _SCORES // (rows * heads * keys)))
     for start in range(0, queries, step):
         stop = min(start + step, queries)
         seen = slice(0, stop if causal else keys)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rso_core.attention import ATTENTION, packing_mask
 from rso_core.gradient_sinks import embedded
+from rso_core.last_layer import wanting
 from rso_core.models import LanguageModel, dropouts
 from rso_core.packed_attention import packed_attention
 from rso_core.packed_layout import Layout, Segment, pack
@@ -26,20 +27,29 @@ _TOLERANCE_HALF = 0.35
 _known: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
 
-def packed_hidden(lm: LanguageModel, forest: Sequence[Segment]) -> tuple[Tensor, Layout]:
-    """Return the last hidden state of every token of a forest, [N, width], and where each segment stands in it.
+def packed_hidden(
+    lm: LanguageModel, forest: Sequence[Segment], wanted: Callable[[Layout], Tensor]
+) -> tuple[Tensor, Layout]:
+    """Return the last hidden states, [wanted, width], of the tokens of a forest that `wanted` names, and where all stand.
 
-    Only for models of which `packs` is true. The output embedding makes logits of them: `head(hidden[tokens])`.
+    Only for models of which `packs` is true. The output embedding makes logits of them: `head(lm)(hidden)`.
     """
     ids, layout = pack(forest, lm.device)
-    output = lm.plain.base_model(
-        inputs_embeds=embedded(lm.plain.get_input_embeddings(), ids[None]),
-        attention_mask=packing_mask(partial(packed_attention, layout=layout), lm.device),
-        position_ids=layout.position_ids[None],
-        use_cache=False,
-    )
-    hidden: Tensor = output.last_hidden_state[0]
+    places = wanted(layout)
+    with wanting(lm, places, layout.tokens):
+        output = lm.plain.base_model(
+            inputs_embeds=embedded(lm.plain.get_input_embeddings(), ids[None]),
+            attention_mask=packing_mask(partial(packed_attention, layout=layout), lm.device),
+            position_ids=layout.position_ids[None],
+            use_cache=False,
+        )
+    hidden: Tensor = output.last_hidden_state[0].index_select(0, places)
     return hidden, layout
+
+
+def ends(layout: Layout) -> Tensor:
+    """Return the last token of every path: what answers a comparison."""
+    return layout.last_tokens(layout.leaves)
 
 
 def head(lm: LanguageModel) -> torch.nn.Linear:
@@ -104,11 +114,10 @@ def _plain_layers(config: Any) -> bool:
 def _agrees(lm: LanguageModel) -> bool:
     """Return whether the logits after every path of a tiny forest are those of reading the paths one by one."""
     first, left, right, other = tiny_inputs(lm)
-    hidden, layout = packed_hidden(
-        lm, [Segment(first, [Segment(left), Segment(right)]), Segment(other, [Segment(left)])]
-    )
+    forest = [Segment(first, [Segment(left), Segment(right)]), Segment(other, [Segment(left)])]
+    hidden, layout = packed_hidden(lm, forest, ends)
     if layout.reads != lm.plain.config.get_text_config().num_hidden_layers:
         return False  # some layer mixes tokens by other means
     paths = [first + left, first + right, other + left]
     expected = [lm.model(torch.tensor([path], device=lm.device)).logits[0, -1] for path in paths]
-    return close(lm, head(lm)(hidden[layout.last_tokens(layout.leaves)]), torch.stack(expected))
+    return close(lm, head(lm)(hidden), torch.stack(expected))

@@ -111,11 +111,11 @@ class Layout:
 
     @cached_property
     def _buckets(self) -> list[list[int]]:
-        """Return short segments of similar lengths: none is padded to twice its length."""
+        """Return short segments of similar lengths, as `padded_together` says."""
         found: dict[int, list[int]] = {}
         for i, (start, end) in enumerate(zip(self.starts, self.ends, strict=True)):
             if end - start < LONG:
-                found.setdefault(max(4, (end - start - 1).bit_length()), []).append(i)
+                found.setdefault(padded_together(end - start), []).append(i)
         return [rows for rows in found.values() if len(rows) > 1]
 
     def _rows(self, segments: Sequence[int]) -> "Rows":
@@ -125,6 +125,12 @@ class Layout:
         real = columns[None, :] < lengths[:, None]
         tokens = starts[:, None] + columns[None, :].minimum(lengths[:, None] - 1)
         return Rows(tokens.to(self.device), (~real).to(self.device))
+
+
+def padded_together(length: int) -> int:
+    """Return the longest length that segments of this one are padded to: a quarter more, or 16 tokens."""
+    step = max(4, 1 << max(0, (length - 1).bit_length() - 3))
+    return max(16, -(-length // step) * step)
 
 
 @dataclass(frozen=True)

@@ -18,27 +18,27 @@ Queue = Literal["gpu", "cpu"]
 # Raise a stage's number when a change of its code changes its output.
 CODE_VERSIONS: dict[str, int] = {
     "length_profile": 1,
-    "sft": 7,
-    "reward_training": 9,
+    "sft": 8,
+    "reward_training": 10,
     "sampling": 3,
-    "scoring": 3,
+    "scoring": 4,
     "combined_rewards": 1,
     "rejection_sampling": 1,
-    "preference_pairs": 4,
+    "preference_pairs": 5,
     "candidate_targets": 1,
-    "reference_log_probs": 2,
-    "policy_fitting": 8,
-    "checkpoint_selection": 6,
-    "checkpoint_figures": 2,
-    "generation": 3,
-    "win_rate": 5,
+    "reference_log_probs": 3,
+    "policy_fitting": 9,
+    "checkpoint_selection": 7,
+    "checkpoint_figures": 3,
+    "generation": 4,
+    "win_rate": 6,
     "auto_sxs": 2,
     "judge_accuracy": 2,
     "report": 2,
     # Not part of a run: work the product does before one, or after it for a human evaluation.
     "import_dataset": 1,
     "import_model": 1,
-    "responses": 3,
+    "responses": 4,
 }
 CPU_KINDS = frozenset(
     {"length_profile", "combined_rewards", "rejection_sampling", "report", "import_dataset", "import_model"}

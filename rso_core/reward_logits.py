@@ -14,7 +14,7 @@ from torch import Tensor
 from rso_core.generation import decoder_start_id, pad_left, positions
 from rso_core.gradient_sinks import Sink, sink_of
 from rso_core.grouped_forward import pad_right
-from rso_core.packed_forward import head, packed_hidden, packs
+from rso_core.packed_forward import ends, head, packed_hidden, packs
 from rso_core.prefix_tree import Ids, forest_of
 from rso_core.templates import label_ids
 
@@ -54,10 +54,8 @@ def vocabulary_logits(lm: "LanguageModel", sequences: Sequence[Ids]) -> Tensor:
 def _last_hidden(lm: "LanguageModel", sequences: Sequence[Ids]) -> Tensor:
     """Return the hidden state [sequences, width] of each sequence's last token, in float32; nothing is padded."""
     order = sorted(range(len(sequences)), key=lambda i: sequences[i].tobytes())  # what begins alike stands together
-    hidden, layout = packed_hidden(lm, forest_of([sequences[i] for i in order]))
-    places = torch.empty(len(order), dtype=torch.long, device=lm.device)
-    places[torch.tensor(order, device=lm.device)] = layout.last_tokens(layout.leaves)
-    return hidden[places].float()
+    hidden, _ = packed_hidden(lm, forest_of([sequences[i] for i in order]), ends)
+    return hidden[torch.tensor(order, device=lm.device).argsort()].float()
 
 
 def _float32_output(layer: Any, hidden: Tensor, tokens: slice | list[int] = slice(None)) -> Tensor:

@@ -60,33 +60,30 @@ def respond(job: Job, lm: Any, summary: dict[str, Any] | None = None) -> Iterato
 
 def sample_responses(job: Job, lm: Any, rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
     """Yield each row with one sampled response: a prompt's draws are the same whatever rows stand beside it."""
-    from rso_core.generation import generate
+    from rso_core.generation import responses as sampled
 
     config = job.config
     counter = Counter(job, len(rows), "prompts")
-    for start in range(0, len(rows), config["batch_size"]):
-        block = rows[start : start + config["batch_size"]]
-        prompts = [policy_prompt(job, lm.tokenizer, lm.family, row["messages"]).ids for row in block]
-        samples = generate(
-            lm,
-            prompts,
-            num_responses=1,
-            temperature=config["temperature"],
-            top_k=config["top_k"],
-            max_new_tokens=config["max_response_tokens"],
-            batch_size=config["batch_size"],
-            seeds=[prompt_seed(config["seed"], "evaluation", row["prompt_id"]) for row in block],
+    found = sampled(
+        lm,
+        [policy_prompt(job, lm.tokenizer, lm.family, row["messages"]).ids for row in rows],
+        num_responses=1,
+        temperature=config["temperature"],
+        top_k=config["top_k"],
+        max_new_tokens=config["max_response_tokens"],
+        batch_size=config["batch_size"],
+        seeds=[prompt_seed(config["seed"], "evaluation", row["prompt_id"]) for row in rows],
+    )
+    for row, (response,) in zip(rows, found, strict=True):
+        counter.add(1, len(response.token_ids))
+        yield (
+            row,
+            {
+                "response": decode(lm.tokenizer, response.token_ids),
+                "response_token_ids": response.token_ids,
+                "truncated": response.truncated,
+            },
         )
-        counter.add(len(block), sum(len(responses[0].token_ids) for responses in samples))
-        for row, (response,) in zip(block, samples, strict=True):
-            yield (
-                row,
-                {
-                    "response": decode(lm.tokenizer, response.token_ids),
-                    "response_token_ids": response.token_ids,
-                    "truncated": response.truncated,
-                },
-            )
 
 
 def responses(job: Job) -> dict[str, Any]:

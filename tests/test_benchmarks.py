@@ -37,6 +37,7 @@ from benchmarks.peers import plain_reward
 from benchmarks.peers import sampling as peer_sampling
 from benchmarks.peers import scoring as peer_scoring
 from benchmarks.study_grid import settings, sharing_bound
+from benchmarks.token_count import TokenCounter, real_tokens
 from rso_core.errors import UserError
 from rso_core.grouped_forward import _plain_log_probs, _shared_log_probs, shares_prompts
 from rso_core.models import load
@@ -224,7 +225,9 @@ def test_operations_are_counted_as_a_loop_counts_them(tmp_path: Path) -> None:
     seen = sum(1 for i in range(prompt) for _ in range(i + 1))
     seen += sum(prompt + i + 1 for length in responses for i in range(length))
     assert flops.attended_pairs(prompt, responses) == seen
-    dense = 2 * 9 * sum(rows * columns for rows, columns in found.layers)
+    ending = [(width, width), (inner, width), (inner, width), (width, inner)]  # only the 6 tokens that predict need it
+    assert sorted(found.ending) == sorted(ending)
+    dense = 2 * 9 * sum(map(math.prod, found.layers)) - 2 * 3 * sum(map(math.prod, ending))
     expected = dense + 2 * 6 * math.prod(found.head) + 4 * seen * found.attention_width
     group = {"prompt": [0] * prompt, "responses": [[0] * n for n in responses]}
     assert flops.grouped_flops(found, [group], training=False) == expected
@@ -421,8 +424,29 @@ def test_whole_runs_are_measured_on_both_sides_and_go_on_where_they_ended(tmp_pa
     small = ["--rounds", "1", "--threads", "1", "--dtype", "float32", *(f"--set={text}" for text in SMALL_RUN)]
     assert run_benchmark("whole_run", *files, *places, *small, "--only", "ours")["complete_rounds"] == 0
     assert run_benchmark("whole_run", *files, *places, *small)["speedup_median"] > 0
+    (counted,) = run_benchmark("whole_run", *files, *places, *small, "--tokens")["rows"]
+    assert counted["token_bound"] > 1
     written = json.loads((tmp_path / "whole_run.json").read_text(encoding="utf-8"))
+    assert written["lengths"]["prompt_tokens"]["max"] > 2
     assert {"sampling", "policy_fitting"} <= set(written["rounds"][0]["peer"]["stages"])
+
+
+def test_padding_at_the_ends_of_a_row_does_not_count_as_tokens() -> None:
+    pad = 2
+    rows = torch.tensor([[2, 2, 5, 2, 7], [5, 6, 2, 2, 2], [2, 2, 2, 2, 2], [1, 3, 4, 5, 6]])
+    assert real_tokens(rows, pad) == 3 + 2 + 0 + 5
+    assert real_tokens(rows, -1) == rows.numel()
+    assert real_tokens(rows[0], pad) == 3
+    assert real_tokens(rows[:0], pad) == 0
+
+
+def test_tokens_of_the_embedding_count_and_other_tables_do_not() -> None:
+    weight, places, ids = torch.randn(10, 3), torch.randn(4, 3), torch.tensor([[1, 2, 0], [3, 0, 0]])
+    counter = TokenCounter(rows=10, padding=0)
+    assert torch.equal(counter(ids, weight), weight[ids])
+    assert counter.tokens == 3
+    counter(torch.tensor([[1, 2]]), places)
+    assert counter.tokens == 3
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Pages and viewers are measured over a seeded product, and the document says what came of it."""
+"""Pages, viewers and memory are measured over a seeded product, and the document says what came of it."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import report
+from benchmarks.service_memory import rises_of
 from benchmarks.web_pages import p95
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,13 +40,39 @@ def test_the_document_says_which_pages_miss_and_what_viewers_cost() -> None:
     assert "300 people" in shown
     assert "**21%** of one core" in shown
     assert "jsonl 21 s and 200 MB" in shown
-    assert report.web({}).count("not measured") == 3
+    assert report.web({}).count("not measured") == 4
 
 
 def test_the_95th_percentile_is_a_value_that_95_of_100_do_not_exceed() -> None:
     assert p95([float(value) for value in range(1, 101)]) == 95
     assert p95([1.0, 2.0, 3.0]) == 3
     assert p95([float(value) for value in range(20, 0, -1)]) == 19
+
+
+def test_the_memory_of_processes_without_a_model_is_judged_by_what_more_pairs_add() -> None:
+    sizes = {
+        "1000": {"import": 100, "web": 200},
+        "100000": {"import": 150, "web": 190},
+        "10000": {"import": 900, "web": 1},
+    }
+
+    assert rises_of(sizes) == {"import": 50, "web": -10}
+
+
+@pytest.mark.slow
+def test_the_memory_of_processes_without_a_model_is_measured(tmp_path: Path, server_url: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.service_memory", "--pairs", "20", "60", "--results", str(tmp_path)]
+    environment = {**os.environ, "DATABASE_URL": server_url}
+    environment.pop("RSO_VAR_DIR", None)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "service_memory.json").read_text())
+    for peaks in found["sizes"].values():
+        assert peaks.keys() == {"import", "supervisor", "web"}
+        assert min(peaks.values()) > 20 << 20  # a process with Python and Django in it
+    shown = report.web({"service_memory": found})
+    assert "| process | 20 pairs | 60 pairs | rise |" in shown
+    assert "| supervisor | " in shown
 
 
 @pytest.mark.slow

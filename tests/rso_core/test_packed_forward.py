@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rso_core.models import LanguageModel, add_lora, load
-from rso_core.packed_forward import head, packed_hidden, packs
-from rso_core.packed_layout import Segment, pack
+from rso_core.packed_forward import ends, head, packed_hidden, packs
+from rso_core.packed_layout import LONG, Segment, pack, padded_together
 from tests.rso_core.toys import toy_model
 
 FOREST = [
@@ -30,8 +30,7 @@ def paths(segment: Segment, before: tuple[int, ...] = ()) -> list[tuple[int, ...
 
 
 def last_logits(lm: LanguageModel, forest: list[Segment]) -> Tensor:
-    hidden, layout = packed_hidden(lm, forest)
-    return head(lm)(hidden[layout.last_tokens(layout.leaves)])
+    return head(lm)(packed_hidden(lm, forest, ends)[0])
 
 
 def one_by_one(lm: LanguageModel, forest: list[Segment]) -> Tensor:
@@ -77,6 +76,17 @@ def test_a_long_segment_is_attended_to_as_a_short_one(lm: LanguageModel) -> None
 
     with torch.no_grad():
         torch.testing.assert_close(last_logits(lm, forest), one_by_one(lm, forest), atol=1e-4, rtol=1e-4)
+
+
+def test_segments_are_padded_together_by_a_quarter_at_most() -> None:
+    for length in range(1, LONG):
+        assert length <= padded_together(length) <= max(16, 1.25 * length)
+
+    lengths = [130, 131, 159, 161, 3, 16, 40]
+    _, layout = pack([Segment([7] * length) for length in lengths], torch.device("cpu"))
+
+    assert sorted(rows.tokens.shape for rows in layout.together) == [(2, 16), (3, 159)]
+    assert [span.stop - span.start for span in layout.alone] == [161, 40]  # nothing to be padded with
 
 
 def test_adapters_are_part_of_the_packed_forward(tmp_path: Path) -> None:
