@@ -16,8 +16,6 @@ import psutil
 import psycopg2
 from psycopg2 import sql
 
-from benchmarks.worker import status_bytes
-
 ROOT = Path(__file__).resolve().parent.parent
 _START_SECONDS = 180.0
 _UP = "Ctrl-C stops everything"
@@ -40,9 +38,9 @@ class Served:
         times = self._web().cpu_times()
         return float(times.user + times.system)
 
-    def web_peak_bytes(self) -> int:
-        """Return the most memory that its web process has held."""
-        return status_bytes("VmHWM", self._web().pid)
+    def web_process(self) -> int:
+        """Return the number of its web process."""
+        return int(self._web().pid)
 
     def _web(self) -> psutil.Process:
         for child in psutil.Process(self.process.pid).children(recursive=True):

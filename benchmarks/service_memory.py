@@ -1,10 +1,11 @@
-"""Measure the most memory that the processes without a model hold over more and more pairs: import, supervisor, web.
+"""Measure the most memory of their own that processes without a model hold over more and more pairs: import, supervisor, web.
 
     python -m benchmarks.service_memory [--pairs 1000 10000 100000]
 
 Pairs as long as those of HH. For each size a process of its own imports them; another one finishes the stage that made
 them, as a worker's supervisor does; and the web process of a product of its own shows the run's pairs and sends all of
-them as JSON lines and as CSV. Bounded means: the largest size takes at most 128 MB more than the smallest.
+them as JSON lines and as CSV. Pages of mapped artifacts, which the system takes back when it needs them, do not count.
+Bounded means: the largest size takes at most 128 MB more than the smallest.
 
 Needs PostgreSQL where DATABASE_URL says, else starts its own. Writes `service_memory.json`; ends with one line of JSON.
 Exits with 1 when a process is not bounded.
@@ -16,7 +17,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from benchmarks import import_rows
 from benchmarks.every_page import session_of
 from benchmarks.harness import RESULTS, ROOT, provenance, save
 from benchmarks.rating_product import Served, seeded_product
-from benchmarks.worker import peak_bytes
+from benchmarks.worker import status_bytes
 
 BOUND = 128 << 20
 
@@ -74,7 +77,7 @@ def rises_of(sizes: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
 
 
 def _peaks(size: int) -> dict[str, int]:
-    imported = import_rows.measure(size, "jsonl")["peak_bytes"]
+    imported = import_rows.measure(size, "jsonl")["peak_bytes"]  # maps nothing
     found = {"import": imported, **_process("--child", str(size))}
     print(f"{size} pairs: {found}", file=sys.stderr)
     return found
@@ -96,11 +99,28 @@ def served(size: int) -> dict[str, int]:
         made.update(_run_before_its_pairs(size))
         found["supervisor"] = _process("--finish", str(made["stage"]), made["digest"])
 
-    with seeded_product(fill) as product:
+    with seeded_product(fill) as product, own_memory(product.web_process()) as peak:
         for path in ("", "?q=bread", ".jsonl", ".csv"):
             _read(product, f"/runs/{made['run']}/pairs{path if path.startswith('.') else '/' + path}", made["session"])
-        found["web"] = product.web_peak_bytes()
-    return found
+    return found | {"web": peak[0]}
+
+
+@contextmanager
+def own_memory(process: int) -> Iterator[list[int]]:
+    """Look at a process a hundred times a second; the list holds the most bytes that were its own, mapped files left out."""
+    peak, stop = [0], threading.Event()
+
+    def look() -> None:
+        while not stop.wait(0.01):
+            peak[0] = max(peak[0], status_bytes("RssAnon", process))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _run_before_its_pairs(size: int) -> dict[str, Any]:
@@ -149,10 +169,11 @@ def _finish(stage: str, digest: str) -> None:
     claim = jobs.claim(stage_id=int(stage), worker="gpu@here")
     if claim is None:
         sys.exit(f"stage {stage} is not ready to be claimed")
-    jobs.finish_shard(claim, digest=digest, summary={"pairs": 0, "excluded_rows": 0})
+    with own_memory(os.getpid()) as peak:
+        jobs.finish_shard(claim, digest=digest, summary={"pairs": 0, "excluded_rows": 0})
     if not Pair.objects.filter(stage=int(stage)).exists():
         sys.exit(f"stage {stage} has no pairs after it was finished")
-    print(json.dumps(peak_bytes()))
+    print(json.dumps(peak[0]))
 
 
 def _read(product: Served, path: str, session: str) -> None:
