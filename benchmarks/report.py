@@ -402,8 +402,8 @@ def _service_memory(found: Result | None) -> str:
         return "Memory over more and more pairs: not measured."
     sizes = sorted(found["sizes"], key=int)
     lines = [
-        "The most memory of their own (mapped files left out) of processes that hold no model, in MB, each size with processes of its own: an import, a worker's supervisor that stores",
-        "the pairs of a stage, and a web process that shows them and sends all of them as JSON lines and as CSV",
+        "The most memory of processes that hold no model, in MB, each size with processes of its own: an import (all it holds), and without mapped files",
+        "a worker's supervisor that stores the pairs of a stage, and a web process that shows them and sends all of them as JSON lines and as CSV",
         f"(target: the largest takes at most {found['target']['rise_bytes'] / 1e6:.0f} MB more than the smallest).",
         "",
         f"| process | {' | '.join(f'{int(size):,} pairs' for size in sizes)} | rise |",

@@ -19,7 +19,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -226,18 +226,25 @@ def _pairs(direct: int, sizes: Sizes) -> None:
 
 def _commit_pairs(run: int) -> None:
     """Make the artifact of a run's pairs anew from its rows in the database."""
-    from rso_core.artifacts import ROWS, write_rows
     from rso_core.stages_pairs import PAIRS
-    from webapp.runs.artifacts import store
     from webapp.runs.models import Pair, RunStage
 
     stage = RunStage.objects.get(run=run, key="pairs").stage
     columns = [name for name in PAIRS.names if name in {field.name for field in Pair._meta.concrete_fields}]  # noqa: SLF001 - Django's public Meta API
-    staging = store().staging()
     rows = Pair.objects.filter(stage=stage).order_by("index").values(*columns)
-    write_rows(staging / ROWS, ({**dict.fromkeys(PAIRS.names), **row} for row in rows.iterator()), PAIRS)
-    stage.digest = store().commit(staging, kind="preference_pairs")
+    stage.digest = pairs_artifact(rows.iterator())
     stage.save(update_fields=["digest"])
+
+
+def pairs_artifact(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the digest of a new artifact of training pairs; columns that a row leaves out are empty."""
+    from rso_core.artifacts import ROWS, write_rows
+    from rso_core.stages_pairs import PAIRS
+    from webapp.runs.artifacts import store
+
+    staging = store().staging()
+    write_rows(staging / ROWS, ({**dict.fromkeys(PAIRS.names), **row} for row in rows), PAIRS)
+    return store().commit(staging, kind="preference_pairs")
 
 
 def _beside(sizes: Sizes) -> None:

@@ -60,17 +60,22 @@ def main() -> None:
     require(options, "model", "preferences")
     options.work.mkdir(parents=True, exist_ok=True)
     config = recipe(options)
-    for number in range(0 if options.tokens else options.rounds):
-        for side in SIDES if number % 2 == 0 else SIDES[::-1]:
-            if options.only in (None, side):
-                _once(number, side, config, options)
     if options.tokens:
         _count_tokens(config, options)
+    else:
+        _measure(config, options)
     rounds = complete_rounds(options.work)
     if not rounds:
         print(json.dumps({"speedup_median": None, "complete_rounds": 0}))
         return
     finish([result(rounds, config, options)], options)
+
+
+def _measure(config: Any, options: argparse.Namespace) -> None:
+    for number in range(options.rounds):
+        for side in SIDES if number % 2 == 0 else SIDES[::-1]:
+            if options.only in (None, side):
+                _once(number, side, config, options)
 
 
 def recipe(options: argparse.Namespace) -> Any:

@@ -213,7 +213,7 @@ def _described(cut: Cut) -> str:
 
 def _checkpoint(lm: "LanguageModel", *, on: bool) -> None:
     """Let layers keep their inputs only and compute the rest again in the backward pass, or not."""
-    if on == bool(getattr(lm.plain, "is_activation_checkpointing", False)):
+    if on == lm.is_checkpointed:
         return
     if not on:
         lm.plain.activation_checkpointing_disable()

@@ -146,8 +146,7 @@ class Lanes:
 
     def _prepare(self, count: int) -> None:
         """Have the layers once for each lane, in the mode that the model is in now."""
-        plain = self._lm.plain
-        kind = (count, self._lm.model.training, getattr(plain, "is_activation_checkpointing", False))
+        kind = (count, self._lm.model.training, self._lm.is_checkpointed)
         if kind == self._kind and self._copies:
             return
         self._copies, self._kind = [], kind

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from rso_core.lean_layers import GATED
+
 if TYPE_CHECKING:
     from rso_core.models import LanguageModel
 
@@ -36,12 +38,12 @@ _marking = threading.Lock()
 
 @contextmanager
 def wanting(lm: "LanguageModel", places: Tensor, tokens: int) -> Iterator[None]:
-    """Let the last layer be computed for these places [wanted] of a packed row of `tokens`; others get what went into it.
+    """Let the last layer be computed for these places [wanted] of a packed row of `tokens`, whose other states mean nothing.
 
     All are computed where the layer is of another kind, and with activation checkpointing, whose second forward pass
     happens where nobody knows what is wanted.
     """
-    parts = [] if _is_checkpointed(lm) else _parts(lm.plain)
+    parts = [] if lm.is_checkpointed and torch.is_grad_enabled() else _parts(lm.plain)
     if not parts:
         yield
         return
@@ -56,16 +58,12 @@ def wanting(lm: "LanguageModel", places: Tensor, tokens: int) -> Iterator[None]:
         _now.parts = ()
 
 
-def _is_checkpointed(lm: "LanguageModel") -> bool:
-    return torch.is_grad_enabled() and bool(getattr(lm.plain, "is_activation_checkpointing", False))
-
-
 def _parts(plain: Any) -> list[nn.Module]:
     """Return what looks at each token alone in the last layer of a Llama-type decoder; nothing of any other model."""
     layers = getattr(plain.base_model, "layers", None)
     last = layers[-1] if isinstance(layers, nn.ModuleList) and len(layers) else None
     gated, output = getattr(last, "mlp", None), getattr(getattr(last, "self_attn", None), "o_proj", None)
-    known = all(hasattr(gated, name) for name in ("gate_proj", "up_proj", "down_proj"))
+    known = all(hasattr(gated, name) for name in GATED)
     return [gated, output] if isinstance(gated, nn.Module) and isinstance(output, nn.Module) and known else []
 
 

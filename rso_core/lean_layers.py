@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 _BLOCK = 1 << 19  # numbers worked on at once: 2 MB in float32
+GATED = ("gate_proj", "up_proj", "down_proj")  # the products of a Llama-type gated layer
 Apply = Callable[[Any, Tensor], Tensor]  # (layer, hidden states) → its output
 
 
@@ -31,7 +32,7 @@ def make_lean(model: nn.Module) -> None:
 def _kind(layer: Any) -> Apply | None:
     if hasattr(layer, "variance_epsilon") and isinstance(getattr(layer, "weight", None), nn.Parameter):
         return _norm
-    parts = (getattr(layer, name, None) for name in ("gate_proj", "up_proj", "down_proj"))
+    parts = (getattr(layer, name, None) for name in GATED)
     return _gated if all(type(part) is nn.Linear and part.bias is None for part in parts) else None
 
 

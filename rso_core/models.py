@@ -56,6 +56,11 @@ class LanguageModel:
         return dtype
 
     @property
+    def is_checkpointed(self) -> bool:
+        """Return whether layers keep their inputs only and compute the rest again in the backward pass."""
+        return bool(getattr(self.plain, "is_activation_checkpointing", False))
+
+    @property
     def num_parameters(self) -> int:
         """Return how many weights the model has, adapters included and shared ones counted once."""
         return sum(p.numel() for p in self.model.parameters())
